@@ -1,0 +1,30 @@
+"""``make bench``: every figure of docs/performance.md, beside its bound, from the RTL's counters."""
+
+import argparse
+
+from rich.console import Console
+
+from . import accuracy, gemm, speed, step
+
+
+#: Name -> what it measures; each has ``run(console)``.
+BENCHES = {"gemm": gemm, "step": step, "speed": speed, "accuracy": accuracy}
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"some of {', '.join(BENCHES)}; all by default")
+    names = parser.parse_args().names or list(BENCHES)
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        parser.error(f"there is no bench {', '.join(sorted(unknown))}: "
+                     f"choose among {', '.join(BENCHES)}")
+    console = Console(width=100)
+    for name in names:
+        console.rule(f"{name}: {BENCHES[name].__doc__.splitlines()[0]}")
+        BENCHES[name].run(console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Build-time configuration: the only source of sizes for RTL, models, driver and tests."""
+
+from dataclasses import dataclass, replace
+
+
+__all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "Config", "ConfigError", "get_config"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built, or work that does not fit one."""
+
+
+def _require(ok, message):
+    if not ok:
+        raise ConfigError(message)
+
+
+def _is_power_of_two(value):
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sizes of one accelerator. Rows are rows of ``n`` elements throughout.
+
+    Parameters
+    ----------
+    name : str
+        Shown in reports and in the ``config`` registers.
+    n : int
+        Rows and columns of the PE array, elements of a row, vector lanes. 4, 8, 16 or 32.
+    tiles : int
+        Tiles in the chain; 1.
+    mantissa_bits : int
+        Bits of a block-floating-point mantissa including its sign, 4 to 9.
+    tensor_rows, acc_rows, mask_rows : int
+        Depth of the three on-chip memories of a tile, in rows; powers of two.
+    banks : int
+        Single-read, single-write banks of the tensor memory and of the accumulators. The bank is
+        the top bits of the row address, so that a program places what must not collide.
+    bus_bits : int
+        AXI4 data width of both memory tiers, 8 to 32 bits per lane.
+    address_bits : int
+        AXI4 address width, 32 to 40.
+    burst_beats : int
+        Longest burst, in beats; a power of two up to 256.
+    reads_in_flight : int
+        Read bursts that a tier may have outstanding.
+    queue_depth : int
+        Commands that each queue buffers.
+    """
+
+    name:            str = "custom"
+    n:               int = 8
+    tiles:           int = 1
+    mantissa_bits:   int = 9
+    tensor_rows:     int = 8192
+    acc_rows:        int = 4096
+    mask_rows:       int = 2048
+    banks:           int = 4
+    bus_bits:        int = 256
+    address_bits:    int = 40
+    burst_beats:     int = 64
+    reads_in_flight: int = 8
+    queue_depth:     int = 8
+
+    def __post_init__(self):
+        _require(self.n in (4, 8, 16, 32), f"n={self.n} is not built: choose 4, 8, 16 or 32")
+        _require(self.tiles == 1, f"tiles={self.tiles}: machines of one tile are built; choose 1")
+        _require(4 <= self.mantissa_bits <= 9,
+                 f"mantissa_bits={self.mantissa_bits}: choose 4 to 9")
+        _require(self.banks in (2, 4, 8), f"banks={self.banks}: choose 2, 4 or 8")
+        for name in ("tensor_rows", "acc_rows", "mask_rows"):
+            rows = getattr(self, name)
+            _require(_is_power_of_two(rows) and self.banks * self.n <= rows <= 1 << 16,
+                     f"{name}={rows}: choose a power of two from banks*n = "
+                     f"{self.banks * self.n} to {1 << 16}")
+        _require(_is_power_of_two(self.bus_bits)
+                 and 8 * self.n <= self.bus_bits <= min(32 * self.n, 1024),
+                 f"bus_bits={self.bus_bits}: choose a power of two from 8n = {8 * self.n} to "
+                 f"{min(32 * self.n, 1024)}")
+        _require(32 <= self.address_bits <= 40,
+                 f"address_bits={self.address_bits}: choose 32 to 40")
+        _require(_is_power_of_two(self.burst_beats) and self.burst_beats <= 256,
+                 f"burst_beats={self.burst_beats}: choose a power of two up to 256")
+        _require(self.burst_beats * self.beat_bytes <= 4096,
+                 f"burst_beats={self.burst_beats}: a burst of {self.beat_bytes}-byte beats is "
+                 f"longer than 4096 bytes; choose at most {4096 // self.beat_bytes}")
+        _require(_is_power_of_two(self.reads_in_flight) and self.reads_in_flight <= 64,
+                 f"reads_in_flight={self.reads_in_flight}: choose a power of two up to 64")
+        _require(_is_power_of_two(self.queue_depth) and 2 <= self.queue_depth <= 64,
+                 f"queue_depth={self.queue_depth}: choose a power of two from 2 to 64")
+
+    def replace(self, **changes):
+        """A copy with ``changes``, named ``custom`` unless a name is among them."""
+        return replace(self, **{"name": "custom", **changes})
+
+    @property
+    def lane_bits(self):
+        """log2(n)."""
+        return self.n.bit_length() - 1
+
+    @property
+    def mantissa_max(self):
+        """Largest mantissa; the smallest is its negative."""
+        return (1 << (self.mantissa_bits - 1)) - 1
+
+    @property
+    def beat_bytes(self):
+        """Bytes of one bus beat."""
+        return self.bus_bits // 8
+
+    @property
+    def beat_granules(self):
+        """Granules of ``n`` bits in one beat; rows in memory are whole granules."""
+        return self.bus_bits // self.n
+
+    @property
+    def bfp_granules(self):
+        """Granules of a stored BFP row: ``mantissa_bits`` for mantissas, the rest for exponent."""
+        return self.mantissa_bits + -(-8 // self.n)
+
+    def row_granules(self, kind):
+        """Granules of a stored row of ``kind``: ``"mask"``, ``"bfp"`` or ``"fp32"``."""
+        return {"mask": 1, "bfp": self.bfp_granules, "fp32": 32}[kind]
+
+    def run_bytes(self, kind, rows):
+        """Bytes on the bus of ``rows`` contiguous rows, padded to whole beats."""
+        granules = rows * self.row_granules(kind)
+        return -(-granules // self.beat_granules) * self.beat_bytes
+
+
+#: Smallest array that exercises every path: unit tests and proofs.
+NANO = Config(name="nano", n=4, tensor_rows=1024, acc_rows=512, mask_rows=256, bus_bits=32,
+              burst_beats=16, reads_in_flight=4, queue_depth=4)
+
+#: Fits an ECP5-85F.
+EDGE = Config(name="edge", n=8, tensor_rows=4096, acc_rows=1024, mask_rows=1024, bus_bits=64,
+              address_bits=32)
+
+#: What ``make sim`` trains on.
+SIM = Config(name="sim", n=8)
+
+#: A large FPGA.
+CARD = Config(name="card", n=16, tensor_rows=16384, acc_rows=4096, mask_rows=4096,
+              bus_bits=512)
+
+CONFIGS = {config.name: config for config in (NANO, EDGE, SIM, CARD)}
+
+
+def get_config(config):
+    """``config`` itself, or the named configuration."""
+    if isinstance(config, Config):
+        return config
+    if config not in CONFIGS:
+        raise ConfigError(f"unknown configuration {config!r}: choose one of "
+                          f"{', '.join(CONFIGS)}, or pass a gradmill.Config")
+    return CONFIGS[config]

@@ -1,0 +1,367 @@
+"""The control path of a tile: registers, program, queues, and what happens when something fails."""
+
+from amaranth import *
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out, Signature, connect, flipped
+
+from ..isa_layout import command_layout
+from ..memory.axi import AxiLite
+from ..memory.axi_reader import ReadClient
+from ..memory.load import Traffic
+from ..memory.window import windows_layout
+from ..regs import REGS, SCALARS, SEQUENCER, TILE_QUEUES, WINDOWS, Error, Tier
+from .counters import Counters
+from .csr import ADDRESS_BITS, RegisterBank
+from .fetch import Fetch
+from .queue import CommandQueue
+from .semaphores import Semaphores
+from .sequencer import Sequencer
+from .store import QUEUE_OPCODES, CommandStore
+from .watchdog import Watchdog
+
+
+__all__ = ["ControlPath", "End", "UnitEvents"]
+
+
+class End(Signature):
+    """How a unit ends its commands, seen from the unit.
+
+    Members
+    -------
+    done : Out(1)
+        The oldest command has completed, for one cycle.
+    error : Out(Error)
+        Not ``NONE``: the oldest command has failed, with or without ``done``.
+    address : Out(40)
+        With an error: the memory address or on-chip row that it is about.
+    """
+
+    def __init__(self):
+        super().__init__({"done": Out(1), "error": Out(Error), "address": Out(40)})
+
+
+class UnitEvents(data.Struct):
+    """What the units tell: counters, by the names of :mod:`~gradmill_hw.regs`, and flags."""
+    array_rows:           1
+    matrix_stall:         1
+    matrix_stall_weights: 1
+    vector_rows:          1
+    vector_stall:         1
+    matrix_nonfinite:     1
+    vector_nonfinite:     1
+    saturated:            1
+
+
+class State(enum.Enum):
+    """Of a tile."""
+    IDLE   = 0
+    RUN    = 1
+    SETTLE = 2  # an error came: what was started ends
+    ERROR  = 3
+    DRAIN  = 4  # soft reset: the bus becomes idle
+    RESET  = 5
+
+
+class ControlPath(wiring.Component):
+    """All of a tile that is neither memory nor arithmetic.
+
+    An error stops its queue and the sequencer at once. Nothing new is started; when the other
+    queues have ended what they had started, or the watchdog has lost its patience, the tile is in
+    error. A soft reset forgets all commands, tells the units to ``abort``, waits until ``bus_busy``
+    has fallen and then resets the units.
+
+    Parameters
+    ----------
+    config : Config
+        Sizes.
+
+    Members
+    -------
+    bus : In(AxiLite(12))
+        Host.
+    irq : Out(1)
+        An enabled event is pending.
+    load_cmd, matrix_cmd, vector_cmd, store_cmd : Out(stream.Signature(command_layout(opcode)))
+        Commands, in order, each with its semaphores taken.
+    load_end, matrix_end, vector_end, store_end : In(End())
+        Their completions, in order.
+    fetch : Out(ReadClient(config))
+        Near memory.
+    windows : Out(windows_layout(config))
+        Granted windows; constant while busy.
+    scalars : Out(data.ArrayLayout(32, 8))
+        Scalar registers; constant while busy.
+    seed, step : Out(32)
+        Key of random numbers; constant while busy.
+    events : In(UnitEvents)
+        For counters, flags and watchdog.
+    macs : In(2 * log2(n) + 1)
+        Multiply-accumulates done in this cycle.
+    load_traffic, store_traffic : In(Traffic(config))
+        For counters and watchdog.
+    abort : Out(1)
+        Units: end what the bus has accepted, forget the rest; one cycle.
+    bus_busy : In(1)
+        A unit still has to do with the bus. Looked at from four cycles after ``abort``.
+    soft_reset : Out(1)
+        Units: return to the state after reset; one cycle.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        members = {}
+        for queue, opcode in QUEUE_OPCODES.items():
+            name = queue.name.lower()
+            members[f"{name}_cmd"] = Out(stream.Signature(command_layout(opcode)))
+            members[f"{name}_end"] = In(End())
+        super().__init__({
+            "bus":           In(AxiLite(ADDRESS_BITS)),
+            "irq":           Out(1),
+            **members,
+            "fetch":         Out(ReadClient(config)),
+            "windows":       Out(windows_layout(config)),
+            "scalars":       Out(data.ArrayLayout(32, SCALARS)),
+            "seed":          Out(32),
+            "step":          Out(32),
+            "events":        In(UnitEvents),
+            "macs":          In(2 * config.lane_bits + 1),
+            "load_traffic":  In(Traffic(config)),
+            "store_traffic": In(Traffic(config)),
+            "abort":         Out(1),
+            "bus_busy":      In(1),
+            "soft_reset":    Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config, depth = self.config, self.config.queue_depth
+        forget = Signal()  # drop the program
+        bank       = RegisterBank(config, taps=lambda reg: not reg.name.startswith("argument"))
+        fetch      = Fetch(config)
+        sequencer  = Sequencer()
+        semaphores = Semaphores()
+        store      = CommandStore(depth=depth)
+        counters   = Counters(config)
+        watchdog   = Watchdog()
+        queues     = [CommandQueue(queue, depth=depth) for queue in TILE_QUEUES]
+        ends       = [getattr(self, f"{queue.name.lower()}_end") for queue in TILE_QUEUES]
+        cmds       = [getattr(self, f"{queue.name.lower()}_cmd") for queue in TILE_QUEUES]
+
+        m.submodules.bank       = bank
+        m.submodules.store      = store
+        m.submodules.counters   = counters
+        m.submodules.watchdog   = watchdog
+        m.submodules.fetch      = ResetInserter(self.soft_reset)(fetch)
+        m.submodules.sequencer  = ResetInserter(forget)(sequencer)
+        m.submodules.semaphores = ResetInserter(forget)(semaphores)
+        for queue, unit in zip(TILE_QUEUES, queues, strict=True):
+            m.submodules[f"queue_{queue.name.lower()}"] = ResetInserter(forget)(unit)
+
+        # Host to program: fetch, sequencer, queues, units.
+        connect(m, flipped(self.bus), bank.bus)
+        connect(m, bank.counters, counters.port)
+        connect(m, bank.stored, sequencer.arguments)
+        connect(m, sequencer.jump, fetch.jump)
+        connect(m, fetch.o, sequencer.i)
+        connect(m, fetch.client, flipped(self.fetch))
+        self._host_values(m, bank)
+        m.d.comb += fetch.windows.eq(self.windows[Tier.NEAR])
+        self._queues(m, sequencer, store, semaphores, queues, cmds)
+
+        # An error is the first of: a queue's, in the order of their numbers, the sequencer's.
+        state   = Signal(State)
+        failed  = Signal(len(queues))
+        code    = Signal(Error)
+        culprit = Signal(4)
+        address = Signal(40)
+        lost    = Signal()
+        m.d.comb += [code.eq(sequencer.fault), culprit.eq(SEQUENCER)]
+        with m.If(watchdog.expired & (sequencer.fault == Error.NONE)):
+            m.d.comb += code.eq(Error.WATCHDOG)
+        for queue, unit, end in reversed([*zip(TILE_QUEUES, queues, ends, strict=True)]):
+            bad = end.error != Error.NONE
+            m.d.comb += [
+                unit.done.eq(end.done),
+                unit.failed.eq(bad | semaphores.overflow[queue]),
+                failed[queue].eq(unit.failed),
+            ]
+            with m.If(failed[queue]):
+                m.d.comb += [
+                    code.eq(Mux(bad, end.error, Error.SEMAPHORE_OVERFLOW)),
+                    culprit.eq(queue),
+                    address.eq(Mux(bad, end.address, 0)),
+                ]
+        m.d.comb += lost.eq(failed.any() | (sequencer.fault != Error.NONE) | watchdog.expired)
+
+        # Life of a tile.
+        settled = Cat(unit.settled for unit in queues).all()
+        quiet   = Signal(range(4))
+        m.d.comb += [
+            forget.eq(bank.ctrl_soft_reset | self.soft_reset),
+            fetch.abort.eq(state == State.DRAIN),
+            sequencer.start.eq(bank.ctrl_start & (state == State.IDLE) & ~bank.ctrl_soft_reset),
+            sequencer.program.eq(Cat(bank.program_lo, bank.program_hi)[6:]),
+            sequencer.stop.eq(state != State.RUN),
+            self.soft_reset.eq(state == State.RESET),
+            watchdog.limit.eq(bank.watchdog),
+            watchdog.active.eq((state == State.RUN) | (state == State.SETTLE)),
+            bank.busy.eq((state != State.IDLE) & (state != State.ERROR)),
+            bank.status_busy.eq(bank.busy),
+            bank.status_error.eq(state == State.ERROR),
+            bank.status_resetting.eq((state == State.DRAIN) | (state == State.RESET)),
+        ]
+        for unit in queues:
+            m.d.comb += unit.stop.eq(state != State.RUN)
+        m.d.sync += [self.abort.eq(0), bank.status_done.eq(0), bank.irq_status_error.eq(0)]
+        m.d.comb += bank.irq_status_done.eq(bank.status_done)
+        with m.Switch(state):
+            with m.Case(State.IDLE):
+                with m.If(sequencer.start):
+                    m.d.sync += state.eq(State.RUN)
+            with m.Case(State.RUN):
+                with m.If(sequencer.done):
+                    m.d.sync += [state.eq(State.IDLE), bank.status_done.eq(1)]
+                with m.Elif(lost):
+                    m.d.sync += [
+                        state.eq(State.SETTLE),
+                        bank.error_code.eq(code),
+                        bank.error_queue.eq(culprit),
+                        Cat(bank.error_address_lo, bank.error_address_hi).eq(address),
+                    ]
+            with m.Case(State.SETTLE):
+                with m.If(settled | watchdog.expired):
+                    m.d.sync += [state.eq(State.ERROR), bank.irq_status_error.eq(1)]
+            with m.Case(State.DRAIN):
+                m.d.sync += quiet.eq(quiet - (quiet != 0))
+                with m.If((quiet == 0) & fetch.idle & ~self.bus_busy):
+                    m.d.sync += state.eq(State.RESET)
+            with m.Case(State.RESET):
+                m.d.sync += [
+                    state.eq(State.IDLE),
+                    bank.error_code.eq(Error.NONE),
+                    bank.error_queue.eq(0),
+                    Cat(bank.error_address_lo, bank.error_address_hi).eq(0),
+                ]
+        with m.If(bank.ctrl_soft_reset & (state != State.RESET)):
+            m.d.sync += [state.eq(State.DRAIN), self.abort.eq(1), quiet.eq(3)]
+
+        self._names(m, bank, sequencer, store, semaphores, queues)
+        self._events(m, bank, sequencer, semaphores, counters, watchdog, queues, ends, cmds, state)
+        return m
+
+    def _host_values(self, m, bank):
+        """Registers that units use as they are."""
+        m.d.comb += [
+            self.seed.eq(bank.seed),
+            self.step.eq(bank.step),
+            *(self.scalars[k].eq(getattr(bank, f"scalar{k}")) for k in range(SCALARS)),
+            self.irq.eq((bank.irq_enable_done & bank.irq_status_done_q)
+                        | (bank.irq_enable_error & bank.irq_status_error_q)),
+        ]
+        bits = self.config.address_bits
+        for tier in Tier:
+            for k in range(WINDOWS):
+                name   = f"{tier.name.lower()}_window{k}"
+                base   = Cat(getattr(bank, f"{name}_base_lo"), getattr(bank, f"{name}_base_hi"))
+                limit  = Cat(getattr(bank, f"{name}_limit_lo"), getattr(bank, f"{name}_limit_hi"))
+                exists = Signal(name=f"exists_{name}")
+                window = self.windows[tier][k]
+                m.d.comb += [
+                    exists.eq(~(base[bits:].any() | limit[bits + 1:].any()
+                                | (limit[bits] & limit[:bits].any()))),
+                    window.base.eq(base),
+                    window.limit.eq(limit),
+                    window.read.eq(getattr(bank, f"{name}_control_read") & exists),
+                    window.write.eq(getattr(bank, f"{name}_control_write") & exists),
+                ]
+
+    def _queues(self, m, sequencer, store, semaphores, queues, cmds):
+        """Commands from the sequencer through places and semaphores to the units."""
+        dispatch = sequencer.o
+        ready    = Signal()
+        place    = Signal(range(self.config.queue_depth))
+        with m.Switch(dispatch.p.queue):
+            for queue, unit in zip(TILE_QUEUES, queues, strict=True):
+                with m.Case(queue):
+                    m.d.comb += [
+                        ready.eq(unit.ready),
+                        place.eq(unit.push_place),
+                        unit.push.eq(dispatch.valid & unit.ready),
+                    ]
+        m.d.comb += [
+            dispatch.ready.eq(ready),
+            store.write.eq(dispatch.valid & ready),
+            store.queue.eq(dispatch.p.queue),
+            store.place.eq(place),
+            store.command.eq(dispatch.p.command),
+            store.pc.eq(dispatch.p.pc),
+            sequencer.queues_empty.eq(Cat(unit.empty for unit in queues).all()),
+        ]
+        for queue, unit, cmd in zip(TILE_QUEUES, queues, cmds, strict=True):
+            m.d.comb += [
+                unit.push_wait.eq(dispatch.p.wait),
+                unit.push_post.eq(dispatch.p.post),
+                store.fetch[queue].eq(unit.fetch),
+                store.fetch_place[queue].eq(unit.fetch_place),
+                unit.fetched.eq(store.fetched[queue]),
+                semaphores.wait[queue].eq(unit.wait),
+                semaphores.post[queue].eq(unit.post),
+                semaphores.take[queue].eq(unit.request),
+                unit.granted.eq(semaphores.available[queue]),
+                cmd.valid.eq(unit.start),
+                cmd.payload.eq(getattr(store, f"head_{queue.name.lower()}")),
+                unit.accept.eq(cmd.ready),
+            ]
+
+    def _names(self, m, bank, sequencer, store, semaphores, queues):
+        """Program counters and semaphores for the host: of a queue, or of the error."""
+        waiting = REGS["waiting_load_pc_lo"].offset // 4
+        asked   = bank.read_address[waiting.bit_length() - 1]  # one of the waiting registers
+        whose   = Signal(4)
+        pc      = Signal(40)
+        m.d.comb += [
+            whose.eq(Mux(asked, bank.read_address[2:4], bank.error_queue)),
+            store.name_queue.eq(whose),
+            store.name_place.eq(Array(unit.oldest for unit in queues)[whose[:2]]),
+            pc[6:].eq(Mux(whose == SEQUENCER, sequencer.pc, store.name_pc)),
+        ]
+        m.d.comb += [bank.error_pc_lo.eq(pc), bank.error_pc_hi.eq(pc[32:])]
+        for queue, unit in zip(TILE_QUEUES, queues, strict=True):
+            name = f"waiting_{queue.name.lower()}"
+            for suffix, value in (
+                ("pc_lo", pc[:32]), ("pc_hi", pc[32:]), ("valid", ~unit.empty),
+                ("started", unit.executing), ("missing", semaphores.missing[queue]),
+            ):
+                m.d.comb += getattr(bank, f"{name}_{suffix}").eq(value)
+
+    def _events(self, m, bank, sequencer, semaphores, counters, watchdog, queues, ends, cmds,
+                state):
+        """What is counted, kept in mind and taken as progress."""
+        seen = counters.events
+        m.d.comb += [
+            seen.cycles.eq(state == State.RUN),
+            seen.macs.eq(self.macs),
+            seen.fetch_stall.eq(sequencer.starved & (state == State.RUN)),
+            *(seen[name].eq(self.events[name])
+              for name in ("array_rows", "matrix_stall", "matrix_stall_weights", "vector_rows",
+                           "vector_stall")),
+            *(getattr(bank, f"flags_{name}").eq(self.events[name])
+              for name in ("matrix_nonfinite", "vector_nonfinite", "saturated")),
+            counters.load.eq(self.load_traffic),
+            counters.store.eq(self.store_traffic),
+            counters.instruction.eq(sequencer.executed),
+            counters.clear.eq(bank.ctrl_clear_counters),
+        ]
+        progress = [sequencer.executed, self.events.array_rows, self.events.vector_rows]
+        for traffic in (self.load_traffic, self.store_traffic):
+            progress += [traffic.moved, traffic.bytes.any()]
+        for queue, unit, end, cmd in zip(TILE_QUEUES, queues, ends, cmds, strict=True):
+            name = queue.name.lower()
+            m.d.comb += [
+                seen[f"instructions_{name}"].eq(unit.executing & end.done
+                                                & (end.error == Error.NONE)),
+                seen[f"busy_{name}"].eq(unit.executing),
+                seen[f"wait_{name}"].eq(unit.request & ~semaphores.available[queue]),
+            ]
+            progress += [end.done, cmd.valid & cmd.ready]
+        m.d.comb += watchdog.progress.eq(Cat(progress).any())

@@ -1,0 +1,66 @@
+"""Verilog of a configuration: one file, flat ports with the standard AXI names.
+
+``python -m gradmill_hw.emit --config edge --out gradmill.v``; ``--config`` also takes the fields of a
+Config as JSON.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from amaranth import *
+from amaranth.back import verilog
+from amaranth.lib.wiring import Out
+
+from .config import Config, get_config
+from .top import Gradmill
+
+
+__all__ = ["emit"]
+
+#: Interfaces that FPGA tools connect to the clock.
+_BUSES = "s_axil:m_axi_near:m_axi_far"
+
+
+def emit(config, component=None):
+    """Verilog text of a device, module ``gradmill``.
+
+    Ports: ``clk``, ``rst`` (synchronous, active high), ``irq``, ``s_axil_*``, ``m_axi_near_*``,
+    ``m_axi_far_*``.
+    """
+    device = Gradmill(config) if component is None else component
+    m = Module()
+    clk = Signal(attrs={"X_INTERFACE_INFO": "xilinx.com:signal:clock:1.0 clk CLK",
+                        "X_INTERFACE_PARAMETER": f"ASSOCIATED_BUSIF {_BUSES}, "
+                                                 "ASSOCIATED_RESET rst"})
+    rst = Signal(attrs={"X_INTERFACE_INFO": "xilinx.com:signal:reset:1.0 rst RST",
+                        "X_INTERFACE_PARAMETER": "POLARITY ACTIVE_HIGH"})
+    m.domains.sync = ClockDomain()
+    m.d.comb += [ClockSignal().eq(clk), ResetSignal().eq(rst)]
+    m.submodules.device = device
+    ports = [clk, rst]
+    for path, member, value in device.signature.flatten(device):
+        inner = Value.cast(value)
+        port = Signal(inner.shape(), name="_".join(map(str, path)))
+        m.d.comb += port.eq(inner) if member.flow is Out else inner.eq(port)
+        ports.append(port)
+    return verilog.convert(m, name="gradmill", ports=ports, emit_src=False,
+                           strip_internal_attrs=True)
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--config", required=True, help="name of a configuration, or JSON")
+    parser.add_argument("--out", required=True, type=Path, help="file to write")
+    arguments = parser.parse_args()
+    config = (Config(**json.loads(arguments.config)) if arguments.config.startswith("{")
+              else get_config(arguments.config))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(
+        f"// Gradmill, configuration {asdict(config)}\n" + emit(config))
+
+
+if __name__ == "__main__":
+    main()

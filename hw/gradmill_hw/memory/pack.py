@@ -1,0 +1,217 @@
+"""Rows become beats of a run."""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..isa import Kind
+from .axi_writer import WriteBeat
+from .unpack import WORD_GRANULES
+
+
+__all__ = ["Pack", "StoredRow", "TierBeat"]
+
+
+class StoredRow(data.StructLayout):
+    """One row on its way to memory.
+
+    Members
+    -------
+    bits : 32·n
+        The row as it lies in memory, from bit 0 up; bits beyond its size are zero up to the size
+        of a block-floating-point row, undefined above.
+    kind : Kind
+        Format.
+    last : 1
+        Last row of its run.
+    tier : 1
+        Memory tier of the run.
+    """
+
+    def __init__(self, config):
+        super().__init__({
+            "bits": WORD_GRANULES * config.n,
+            "kind": range(len(Kind)),
+            "last": 1,
+            "tier": 1,
+        })
+
+
+class TierBeat(data.StructLayout):
+    """A beat and the ``tier`` that it goes to."""
+
+    def __init__(self, config):
+        super().__init__({"beat": WriteBeat(config), "tier": 1})
+
+
+class Pack(wiring.Component):
+    """Joins rows without gaps to runs that begin at a beat.
+
+    Bytes behind the last row are not strobed; where a row ends within a byte (``n`` = 4), the
+    rest of that byte is zero. One row per cycle as long as the beats go; a run whose last row
+    straddles two words takes one cycle more. A beat appears one cycle after the row that
+    completes it, two where a beat is shorter than a binary32 row.
+
+    Parameters
+    ----------
+    config : Config
+        Sizes: ``n``, ``bus_bits``, ``bfp_granules``.
+
+    Members
+    -------
+    i : In(stream.Signature(StoredRow(config)))
+        Rows.
+    o : Out(stream.Signature(TierBeat(config)))
+        Beats.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__({
+            "i": In(stream.Signature(StoredRow(config))),
+            "o": Out(stream.Signature(TierBeat(config))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config, row = self.config, self.i.p
+        granule = config.n
+
+        # `count` granules stand in the word once it is `full`; `place` is where the next row goes.
+        # A row that straddles leaves its end in `rest`, which becomes the start of the next word,
+        # and all of it when the row was the `last` one.
+        word = Signal(WORD_GRANULES * granule)
+        full = Signal()
+        count = Signal(range(WORD_GRANULES + 1))
+        place = Signal(range(WORD_GRANULES))
+        tier = Signal()
+        straddled = Signal()
+        last = Signal()
+        taken = Signal()
+
+        size = Signal(range(WORD_GRANULES + 1))
+        end = Signal(range(2 * WORD_GRANULES))
+        with m.Switch(row.kind):
+            for kind in Kind:
+                with m.Case(kind):
+                    m.d.comb += size.eq(config.row_granules(kind.name.lower()))
+        m.d.comb += end.eq(place + size)
+
+        moved = Signal()
+        straddles = Signal()
+        m.d.comb += [
+            straddles.eq(end > WORD_GRANULES),
+            self.i.ready.eq(~full | (taken & ~last)),
+            moved.eq(self.i.valid & self.i.ready),
+        ]
+        with m.If(taken):
+            m.d.sync += [
+                full.eq(last),
+                count.eq(place),
+                straddled.eq(0),
+                last.eq(0),
+            ]
+            with m.If(last):
+                m.d.sync += place.eq(0)
+        with m.If(moved):
+            m.d.sync += [
+                full.eq((end >= WORD_GRANULES) | row.last),
+                count.eq(Mux(straddles, WORD_GRANULES, end)),
+                straddled.eq(straddles),
+                last.eq(straddles & row.last),
+                place.eq(Mux(row.last & ~straddles, 0, end)),
+                tier.eq(row.tier),
+            ]
+
+        near = self._shift(m, row.bits, place)
+        rest = Signal(len(near) - 8 * granule)
+        behind = near[8 * granule:]
+        if config.bfp_granules + 22 + config.bfp_granules % 2 > WORD_GRANULES:
+            # A row may straddle from the third block, not only from the fourth.
+            behind = Mux(place[3], behind, near[16 * granule:])
+        with m.If(moved):
+            m.d.sync += rest.eq(behind)
+        for k in range(WORD_GRANULES):
+            bits = slice(k * granule, (k + 1) * granule)
+            new = Mux(row.kind == Kind.FP32, row.bits[bits], self._granule(near, place, k))
+            # All above `place` is written: the next rows overwrite what is not theirs.
+            with m.If(moved & (place <= k)):
+                m.d.sync += word[bits].eq(new)
+            if k * granule < len(rest):
+                with m.Elif(taken & straddled):
+                    m.d.sync += word[bits].eq(rest[bits])
+
+        strobe = Cat(8 * k < count * granule for k in range(WORD_GRANULES * granule // 8))
+        self._emit(m, word, strobe, full, count, tier, taken)
+        return m
+
+    def _shift(self, m, row, place):
+        """The row moved up by ``place`` modulo 8, by steps of 1 and 2 granules.
+
+        Granules below the row are undefined; for ``n`` = 4 the one above it is zero.
+        """
+        granule, size = self.config.n, self.config.bfp_granules
+        even = size % 2 == 0
+        row = row[:size * granule]
+        # Rows of an even size begin at even granules; the others to move by one are masks.
+        if even:
+            head = Mux(place[0], row[:granule], row[granule:2 * granule])
+            step = Cat(row[:granule], head[:granule], row[2 * granule:])
+        else:
+            step = Mux(place[0], Cat(row[:granule], row), row)
+        near = Signal((size + (6 if even else 7) + (granule < 8)) * granule)
+        with m.Switch(place[1:3]):
+            for k in range(4):
+                with m.Case(k):
+                    m.d.comb += near.eq(Cat(C(0, 2 * k * granule), step))
+        return near
+
+    def _granule(self, near, place, k):
+        """What ``near``, moved up by 8, 16 or 24 granules as ``place`` says, has at granule k."""
+        granule = self.config.n
+        blocks = [block for block in range(k // 8 + 1)
+                  if (k - 8 * block + 1) * granule <= len(near)]
+        value = None
+        for block in blocks:
+            part = near[(k - 8 * block) * granule:][:granule]
+            value = part if value is None else Mux(place[3:5] == block, part, value)
+        return value
+
+    def _emit(self, m, word, strobe, full, count, tier, taken):
+        """Send the word beat by beat."""
+        config, out = self.config, self.o.p
+        parts = WORD_GRANULES // config.beat_granules
+        if parts == 1:
+            m.d.comb += [
+                self.o.valid.eq(full),
+                out.beat.data.eq(word),
+                out.beat.strobe.eq(strobe),
+                out.tier.eq(tier),
+                taken.eq(full & self.o.ready),
+            ]
+            return
+
+        part = Signal(range(parts))
+        final = Signal(range(parts))
+        sending = Signal.like(word)
+        strobes = Signal(len(strobe))
+        ended = Signal()
+        m.d.comb += [
+            out.beat.data.eq(sending.word_select(part, config.bus_bits)),
+            out.beat.strobe.eq(strobes.word_select(part, config.beat_bytes)),
+            ended.eq(self.o.valid & self.o.ready & (part == final)),
+            taken.eq(full & (~self.o.valid | ended)),
+        ]
+        with m.If(self.o.ready):
+            m.d.sync += part.eq(part + 1)
+        with m.If(ended):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(taken):
+            m.d.sync += [
+                sending.eq(word),
+                strobes.eq(strobe),
+                final.eq((count - 1) >> config.beat_granules.bit_length() - 1),
+                out.tier.eq(tier),
+                part.eq(0),
+                self.o.valid.eq(1),
+            ]

@@ -1,0 +1,304 @@
+"""Elementary functions of one vector lane."""
+
+from amaranth import *
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from . import functions_tables as tables
+from ..isa import FunctionOp
+from .fp32_format import CANONICAL_NAN, Fp32
+
+
+__all__ = ["Functions"]
+
+
+class _Entry(data.Struct):
+    """Table entry. Near 1, a logarithm's ``middle`` is the top of c2, otherwise of c0."""
+
+    c0:     23
+    middle: 3
+    c2:     9
+    c1:     signed(18)
+
+
+class _Plan(data.Struct):
+    """What the later stages need to know of an operation."""
+
+    is_exp:   1
+    is_log:   1
+    minus:    1  # the addend is fixed - k ln2, not +
+    invert:   1  # the addend is negated
+    tiny:     1  # the interval is a whole octave
+    long_c2:  1  # ``middle`` belongs to c2
+    subtract: 1  # the polynomial is subtracted from the addend
+    negative: 1  # sign of the result
+    zero:     1  # the result is zero, infinite or NaN whatever is computed
+    infinite: 1
+    nan:      1
+
+
+def _entries():
+    for address, (c0, c1, c2) in enumerate(tables.polynomials()):
+        middle = c2 >> 9 if _is_long(address) else c0 >> 23
+        yield {"c0": c0 % (1 << 23), "middle": middle, "c2": c2 % (1 << 9), "c1": c1}
+
+
+def _is_long(address):
+    """Whether ``address`` is used 2**-17 to 2**-3 away from 1."""
+    return address >= 768 or (128 + 48 <= address < 128 + 80 and address % 16 >= 9)
+
+
+def _leading_one(value):
+    """Position of the leading one of ``value``, 0 if there is none."""
+    if len(value) == 1:
+        return C(0, 0)
+    half = 1 << (len(value) - 1).bit_length() - 1
+    low, high = _leading_one(value[:half]), _leading_one(value[half:])
+    above = value[half:].any()
+    return Cat(Mux(above, high, low)[:len(low)], above)
+
+
+class Functions(wiring.Component):
+    """Exponential, reciprocal, reciprocal square root or natural logarithm.
+
+    ```
+    o = 2**q (addend -+ (c0 + c1 d + c2 d**2))
+    ```
+    with c0, c1, c2 from one table and addend 0 except for logarithms; see
+    :mod:`functions_model` for the exact arithmetic and docs/numerics.md for its reasons.
+
+    One result per cycle, ``latency`` cycles later; operations mix freely. Two multipliers of at
+    most 18 x 18 bits and a table of 1024 x 53 bits.
+
+    Members
+    -------
+    op : In(FunctionOp)
+        What to compute; for ``NONE`` and undefined encodings ``o`` is undefined.
+    i : In(32)
+        Operand, binary32.
+    o : Out(32)
+        Result of the operand of ``latency`` cycles ago.
+    """
+
+    latency = 8
+
+    def __init__(self):
+        super().__init__({"op": In(FunctionOp), "i": In(32), "o": Out(32)})
+
+    def elaborate(self, platform):
+        m = Module()
+
+        def register(name, value):
+            """``value`` one cycle later."""
+            signal = Signal.like(value, name=name, reset_less=True)
+            m.d.sync += signal.eq(value)
+            return signal
+
+        # 1: unpack. For logarithms x = 2**e m with m in [0.75, 1.5), of which only the distance
+        # from 1 is kept, less one unit if m < 1.
+        x = Fp32(self.i)
+        is_exp = self.op == FunctionOp.EXP
+        is_recip = self.op == FunctionOp.RECIP
+        is_rsqrt = self.op == FunctionOp.RSQRT
+        is_log = self.op == FunctionOp.LOG
+        half = x.frac[22]
+        below = x.exp < 127
+        frac = Signal(23)
+        length = Signal(5)
+        near = Signal()
+        tiny = Signal()
+        m.d.comb += [
+            frac.eq(x.frac ^ (is_log & half).replicate(23)),
+            length.eq(_leading_one(Cat(C(1, 1), frac))),
+            near.eq(is_log & Mux(half, (x.exp == 126) & ~frac[21:].any(),
+                                 (x.exp == 127) & ~frac[20:].any())),
+            tiny.eq(near & ~Mux(half, frac[14:], frac[13:]).any()),
+        ]
+
+        # The operand as fixed-point number; near 1 the distance with its leading one at bit 24.
+        shift = Signal(8)
+        with m.If(is_exp):
+            m.d.comb += shift.eq(148 - x.exp)
+        with m.Elif(near):
+            m.d.comb += shift.eq(length)
+        with m.Else():
+            m.d.comb += shift.eq(21 + half)
+        aligned = Cat(C(0, 25), frac, is_exp)
+        for step in reversed(range(6)):
+            shifted = Signal(33 + (1 << min(step, 4)), name=f"aligned_{step}")
+            m.d.comb += shifted.eq(Mux(shift[step], aligned[1 << step:], aligned))
+            aligned = shifted
+        fixed_1 = register("fixed_1", Mux(shift[6:].any(), 0, aligned)[:34])
+
+        huge = is_exp & (x.exp >= 134)
+        plan = Signal(_Plan)
+        m.d.comb += [
+            plan.is_exp.eq(is_exp),
+            plan.is_log.eq(is_log),
+            plan.minus.eq(is_exp | (half ^ below)),
+            plan.invert.eq(Mux(is_exp, x.sign, half ^ below)),
+            plan.tiny.eq(tiny),
+            plan.long_c2.eq(near & frac[7:].any()),
+            plan.subtract.eq(is_log & ~below),
+            plan.negative.eq(Mux(is_log, below, ~is_exp & x.sign)),
+            plan.zero.eq(Mux(is_exp, huge & x.sign,
+                             Mux(is_log, (x.exp == 127) & ~x.frac.any(), x.is_special))),
+            plan.infinite.eq(Mux(is_exp, huge & ~x.sign,
+                                 x.is_zero | is_log & x.is_special)),
+            plan.nan.eq(x.is_nan | (is_rsqrt | is_log) & x.sign & ~x.is_zero),
+        ]
+        plan_1 = register("plan_1", plan)
+        near_1 = register("near_1", near)
+        recip_1 = register("recip_1", is_recip)
+        rsqrt_1 = register("rsqrt_1", is_rsqrt)
+        length_1 = register("length_1", length)
+        exp_1 = register("exp_1", x.exp)
+        frac_1 = register("frac_1", x.frac)
+        half_1 = frac_1[22]
+
+        # 2: multiple of ln2; interval and exponent of all but exp. An exponent here is 10 more
+        # than that of a result with its leading one at bit 26.
+        octaves_int, octaves_frac = map(Array, tables.octave_multiples())
+        octaves = Signal(14)
+        power = Signal(signed(9))
+        k = Signal(8)
+        m.d.comb += [
+            octaves.eq(octaves_int[fixed_1[27:]] + octaves_frac[fixed_1[22:27]]),
+            power.eq(exp_1 - 127 + half_1),
+            k.eq(Mux(plan_1.is_exp, octaves[6:], Mux(near_1, 0, abs(power)))),
+        ]
+        address = Signal(10)
+        place = Signal(18)
+        exponent = Signal(signed(10))
+        with m.If(plan_1.is_exp):
+            m.d.comb += exponent.eq(136 + plan_1.invert)
+        with m.Elif(recip_1):
+            m.d.comb += [
+                address.eq(frac_1[16:]),
+                place.eq(frac_1 << 2),
+                exponent.eq(263 - exp_1),
+            ]
+        with m.Elif(rsqrt_1):
+            m.d.comb += [
+                address.eq(Cat(frac_1[16:], ~exp_1[0], C(1, 2))),
+                place.eq(frac_1 << 2),
+                exponent.eq((400 - exp_1) >> 1),
+            ]
+        with m.Elif(~near_1):
+            m.d.comb += [
+                address.eq(Cat(frac_1[15:], C(2, 2))),
+                place.eq(frac_1 << 3),
+                exponent.eq(134),
+            ]
+        with m.Else():
+            m.d.comb += [
+                address.eq(Cat(Mux(half_1, frac_1[14:21], frac_1[13:20]), half_1, C(3, 2))),
+                place.eq(Mux(half_1, frac_1 << 4, frac_1 << 5)),
+                exponent.eq(113 + length_1 - half_1),
+            ]
+            with m.If(plan_1.tiny):
+                zeros = (23 - length_1)[:4]
+                m.d.comb += address.eq(
+                    Cat(zeros, ~half_1, ~half_1, half_1, C(1, 3)))
+        plan_2 = register("plan_2", plan_1)
+        fixed_2 = register("fixed_2", fixed_1)
+        k_2 = register("k_2", k)
+        address_2 = register("address_2", address)
+        place_2 = register("place_2", place)
+        exponent_2 = register("exponent_2", exponent)
+
+        # 3: addend or, for exp, reduced argument.
+        ln2_low, ln2_high = map(Array, tables.ln2_multiples())
+        partial = Signal(36)
+        reduced = Signal(36)
+        addend = Signal(36)
+        minus = plan_2.minus.replicate(36)
+        m.d.comb += [
+            partial.eq(Cat(C(0, 2), fixed_2) + (ln2_low[k_2[:4]] ^ minus) + plan_2.minus),
+            reduced.eq(partial + (ln2_high[k_2[4:]] ^ minus) + plan_2.minus),
+            addend.eq(reduced ^ plan_2.invert.replicate(36)),
+        ]
+        m.submodules.entries = entries = memory.Memory(
+            shape=_Entry, depth=tables.ENTRIES, init=_entries())
+        port = entries.read_port()
+        m.d.comb += port.addr.eq(Mux(plan_2.is_exp, Cat(addend[22:29], C(1, 3)), address_2))
+        plan_3 = register("plan_3", plan_2)
+        addend_3 = register("addend_3", addend)
+        place_3 = register("place_3", place_2)
+        exponent_3 = register("exponent_3", (
+            exponent_2 + Mux(plan_2.is_exp, k_2 ^ plan_2.invert.replicate(10), 0).as_signed()
+        )[:10].as_signed())
+
+        # 4: table entry; place in the interval, from its middle.
+        d = Mux(plan_3.is_exp, addend_3[4:22], Mux(plan_3.tiny, addend_3[8:26], place_3))
+        plan_4 = register("plan_4", plan_3)
+        entry_4 = register("entry_4", port.data)
+        d_4 = register("d_4", (d[:18] ^ (1 << 17)).as_signed())
+        exponent_4 = register("exponent_4", (
+            exponent_3 + (plan_3.is_exp & ~addend_3[28]))[:10].as_signed())
+        addend_4 = Signal(36, reset_less=True)
+        m.d.sync += addend_4.eq(Mux(plan_3.is_log, addend_3, 0))
+
+        # 5: inner product.
+        c0 = Cat(entry_4.c0, Mux(plan_4.long_c2, 0, entry_4.middle)[:3])
+        c2 = Cat(entry_4.c2, Mux(plan_4.long_c2, entry_4.middle, 0)[:3])
+        inner = c2 * d_4[6:].as_signed()
+        plan_5 = register("plan_5", plan_4)
+        slope_5 = register("slope_5", (entry_4.c1 + (inner >> 11))[:18].as_signed())
+        d_5 = register("d_5", d_4)
+        exponent_5 = register("exponent_5", exponent_4)
+        base_5 = register("base_5", (
+            addend_4 + (Cat(C(0, 1), c0, C(0, 9)) ^ plan_4.subtract.replicate(36))
+            + plan_4.subtract)[:36])
+
+        # 6: outer product.
+        plan_6 = register("plan_6", plan_5)
+        outer_6 = register("outer_6", ((slope_5 * d_5) >> 15).as_signed())
+        exponent_6 = register("exponent_6", exponent_5)
+        base_6 = register("base_6", base_5)
+
+        # 7: sum, normalised.
+        total = Signal(36)
+        outer = Signal(signed(36))
+        m.d.comb += [
+            outer.eq(outer_6 ^ plan_6.subtract.replicate(len(outer_6)).as_signed()),
+            total.eq(base_6 + outer + plan_6.subtract),
+        ]
+        normal = total
+        skipped = []
+        for amount in (8, 4, 2, 1):
+            skip = Signal(name=f"skip_{amount}")
+            shifted = Signal(36, name=f"normal_{amount}")
+            m.d.comb += [
+                skip.eq(~normal[36 - amount:].any()),
+                shifted.eq(Mux(skip, normal << amount, normal)),
+            ]
+            skipped.insert(0, skip)
+            normal = shifted
+        plan_7 = register("plan_7", plan_6)
+        normal_7 = register("normal_7", normal[11:35])
+        skipped_7 = register("skipped_7", Cat(skipped))
+        exponent_7 = register("exponent_7", exponent_6)
+
+        # 8: round half up and pack.
+        rounded = Signal(33)
+        exp = Signal(signed(10))
+        under = Signal()
+        over = Signal()
+        m.d.comb += [
+            rounded.eq(Cat(normal_7[1:], exponent_7)
+                       + Cat(C(0, 23), ~skipped_7, C(0b111111, 6)) + normal_7[0]),
+            exp.eq(rounded[23:]),
+            under.eq(plan_7.zero | (exp <= 0)),
+            over.eq(plan_7.infinite | ~plan_7.zero & (exp >= 255)),
+        ]
+        o = Fp32(self.o)
+        with m.If(plan_7.nan):
+            m.d.sync += self.o.eq(CANONICAL_NAN)
+        with m.Else():
+            m.d.sync += [
+                o.sign.eq(plan_7.negative & ~(plan_7.zero & plan_7.is_log)),
+                o.exp.eq(Mux(over, 255, Mux(under, 0, exp[:8]))),
+                o.frac.eq(Mux(over | under, 0, rounded[:23])),
+            ]
+        return m

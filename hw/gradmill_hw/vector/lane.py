@@ -1,0 +1,140 @@
+"""Arithmetic of one lane of the vector unit."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..numeric.fp32_add import Fp32Add
+from ..numeric.fp32_format import CANONICAL_NAN, Fp32
+from ..numeric.fp32_mul import Fp32Mul
+from ..numeric.functions import Functions
+from .control import Control
+
+
+__all__ = ["Lane"]
+
+class Lane(wiring.Component):
+    """One lane: multiply, then add or compare, then a function.
+
+    ```
+    p = a or a·x               x = scalar0 | b | a
+    q = p or p op c            c = scalar1 | b | p of another lane | (k ? scalar1 : +0)
+    o = q or function(q)
+    ```
+    Each step rounds to binary32 with subnormals flushed to zero; see :mod:`vector_model`. A stage
+    that is not used passes the bits unchanged and takes no time: the latency follows from
+    ``control``, which is constant while values are in the lane.
+
+    One value per cycle, :meth:`latency` cycles.
+
+    Members
+    -------
+    control : In(Control)
+        What to compute.
+    a, b : In(32)
+        Binary32 operands.
+    k : In(1)
+        Mask bit that belongs to ``p`` and so comes :attr:`product_latency` cycles after ``a`` if
+        the multiply stage is used, otherwise with ``a``.
+    p : Out(32)
+        Product, for the other lanes; at the time of ``k``.
+    exchanged : In(32)
+        ``p`` of another lane.
+    o : Out(32)
+        Result.
+    """
+
+    def __init__(self):
+        self._mul = Fp32Mul()
+        self._add = Fp32Add()
+        self._function = Functions()
+        super().__init__({
+            "control":   In(Control),
+            "a":         In(32),
+            "b":         In(32),
+            "k":         In(1),
+            "p":         Out(32),
+            "exchanged": In(32),
+            "o":         Out(32),
+        })
+
+    @property
+    def product_latency(self):
+        """Cycles from ``a`` and ``b`` to ``p`` if the multiply stage is used."""
+        return self._mul.latency
+
+    def latency(self, multiply, add, function):
+        """Cycles from the operands to ``o``, by the stages used; max and min count as none."""
+        return (2 + multiply * self._mul.latency + add * self._add.latency
+                + function * self._function.latency)
+
+    def elaborate(self, platform):
+        m = Module()
+        control = self.control
+
+        m.submodules.mul = mul = self._mul
+        m.d.comb += [
+            mul.a.eq(self.a),
+            mul.b.eq(Mux(control.factor_self, self.a,
+                         Mux(control.factor_row, self.b, control.scalar0))),
+            self.p.eq(Mux(control.multiply, mul.o, self.a)),
+        ]
+        late_b = self.b
+        for i in range(mul.latency):
+            delayed = Signal(32, reset_less=True, name=f"b_{i + 1}")
+            m.d.sync += delayed.eq(late_b)
+            late_b = delayed
+
+        c = Signal(32)
+        with m.If(control.c_row):
+            m.d.comb += c.eq(Mux(control.multiply, late_b, self.b))
+        with m.Elif(control.c_butterfly):
+            m.d.comb += c.eq(self.exchanged)
+        with m.Elif(~control.c_masked | self.k):
+            m.d.comb += c.eq(control.scalar1)
+
+        # Subtraction is a sign, inverted once here.
+        left = Signal(32, reset_less=True)
+        right = Signal(32, reset_less=True)
+        m.d.sync += [
+            left.eq(self.p ^ (control.negate_p << 31)),
+            right.eq(c ^ (control.negate_c << 31)),
+        ]
+
+        m.submodules.add = add = self._add
+        m.d.comb += [add.a.eq(left), add.b.eq(right)]
+
+        extremum = self._extremum(m, left, right)
+        q = Signal(32, reset_less=True)
+        with m.If(~control.combine):
+            m.d.sync += q.eq(left)
+        with m.Elif(control.extremum):
+            m.d.sync += q.eq(extremum)
+        with m.Else():
+            m.d.sync += q.eq(add.o)
+
+        m.submodules.function = function = self._function
+        m.d.comb += [
+            function.op.eq(control.function),
+            function.i.eq(q),
+            self.o.eq(Mux(control.use_function, function.o, q)),
+        ]
+        return m
+
+    def _extremum(self, m, left, right):
+        """The larger or smaller of two binary32 values, -0 below +0; NaN if one is NaN.
+
+        Subnormals are flushed in the result only: flushing never changes the order of two values.
+        """
+        left, right = Fp32(left), Fp32(right)
+        right_larger = Mux(left.sign == right.sign,
+                           (left.magnitude < right.magnitude) ^ left.sign, left.sign)
+        chosen = Signal(Fp32)
+        result = Signal(32)
+        m.d.comb += [
+            chosen.eq(Mux(right_larger ^ self.control.minimum, right, left)),
+            result.eq(Cat(Mux(chosen.is_zero, 0, chosen.frac), chosen.exp, chosen.sign)),
+        ]
+        with m.If(left.is_nan | right.is_nan):
+            m.d.comb += result.eq(CANONICAL_NAN)
+        return result

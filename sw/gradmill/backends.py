@@ -1,0 +1,40 @@
+"""Opening a device by the name of its backend."""
+
+from .errors import BackendError
+
+
+__all__ = ["BACKENDS", "open_device"]
+
+#: Backends and what they are.
+BACKENDS = {
+    "emulator": "exact NumPy models, no clock",
+    "verilator": "the RTL, simulated in this process",
+}
+
+
+def open_device(backend, config="sim", **options):
+    """Open a :class:`~gradmill.device.Device`.
+
+    Parameters
+    ----------
+    backend : str
+        ``"emulator"`` or ``"verilator"``.
+    config : Config or str
+        Sizes of the accelerator.
+    near_bytes, far_bytes, seed, watchdog
+        See :class:`~gradmill.device.Device`.
+    latency, bandwidth, stall, outstanding, waveform, progress
+        Memory timing and outputs of the simulated board, see
+        :class:`~gradmill.verilator.VerilatorDevice`; the emulator has no clock and ignores them.
+    """
+    if backend == "emulator":
+        from .emulator import Emulator
+
+        for name in ("latency", "bandwidth", "stall", "outstanding", "waveform", "progress"):
+            options.pop(name, None)
+        return Emulator(config, **options)
+    if backend == "verilator":
+        from .verilator import VerilatorDevice
+
+        return VerilatorDevice(config, **options)
+    raise BackendError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")

@@ -1,0 +1,105 @@
+"""Checkpoints that survive a kill at any moment: written beside, synced, then renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+
+__all__ = ["CheckpointError", "read_checkpoint", "write_checkpoint"]
+
+_MANIFEST = "manifest.json"
+_STATE = "state.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, incomplete or changed."""
+
+
+def write_checkpoint(path, arrays, state):
+    """Replace the checkpoint at ``path`` in one step; the one before stays as ``<path>.previous``.
+
+    Parameters
+    ----------
+    path : path-like
+        Directory of the checkpoint.
+    arrays : dict
+        Name -> array, each stored as ``<name>.npy``.
+    state : dict
+        Plain data, stored as JSON.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        for name, array in arrays.items():
+            with (fresh / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                _sync(file)
+        with (fresh / _STATE).open("w") as file:
+            json.dump(state, file, indent=1)
+            _sync(file)
+        digests = {file.name: _digest(file) for file in sorted(fresh.iterdir())}
+        with (fresh / _MANIFEST).open("w") as file:
+            json.dump(digests, file, indent=1)
+            _sync(file)
+        _sync_directory(fresh)
+        _replace(fresh, path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _replace(fresh, path):
+    """At every moment a whole checkpoint stands at ``path`` or at ``<path>.previous``."""
+    previous = path.with_name(f"{path.name}.previous")
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        path.rename(previous)
+    fresh.rename(path)
+    _sync_directory(path.parent)
+
+
+def read_checkpoint(path):
+    """``(arrays, state)`` of the newest whole checkpoint at ``path`` or beside it."""
+    path = Path(path)
+    problems = []
+    for candidate in (path, path.with_name(f"{path.name}.previous")):
+        try:
+            return _read(candidate)
+        except CheckpointError as error:
+            problems.append(str(error))
+    raise CheckpointError("; ".join(problems))
+
+
+def _read(path):
+    if not (path / _MANIFEST).is_file():
+        raise CheckpointError(f"{path} is not a checkpoint (no {_MANIFEST})")
+    digests = json.loads((path / _MANIFEST).read_text())
+    for name, digest in digests.items():
+        if not (path / name).is_file() or _digest(path / name) != digest:
+            raise CheckpointError(f"{path / name} is missing or differs from its manifest")
+    arrays = {name.removesuffix(".npy"): np.load(path / name, allow_pickle=False)
+              for name in digests if name.endswith(".npy")}
+    return arrays, json.loads((path / _STATE).read_text())
+
+
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(file):
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

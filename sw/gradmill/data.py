@@ -1,0 +1,64 @@
+"""Checks of what the user passes in, and the order in which samples are visited."""
+
+import numpy as np
+
+from .nn import MSE
+
+
+__all__ = ["check_inputs", "check_targets", "epoch_order", "one_hot", "positive"]
+
+
+def positive(name, value):
+    """``value`` as an int, which must be at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}={value!r}; give an integer of at least 1")
+    return int(value)
+
+
+def check_inputs(x, features):
+    """``x`` as an array: float32, ``(samples, features)``, finite."""
+    x = np.asarray(x)
+    if x.dtype != np.float32:
+        raise ValueError(f"x has dtype {x.dtype}; pass float32 (x.astype(numpy.float32))")
+    if x.ndim != 2 or x.shape[1] != features or not len(x):
+        raise ValueError(f"x has shape {x.shape}; the network takes (samples, {features}) with at "
+                         "least one sample")
+    _finite("x", x)
+    return x
+
+
+def check_targets(y, samples, outputs, loss):
+    """``y`` as the loss needs it: float32 targets or integer labels."""
+    y = np.asarray(y)
+    if isinstance(loss, MSE):
+        if y.dtype != np.float32 or y.shape != (samples, outputs):
+            raise ValueError(f"y is {y.dtype} {y.shape}; MSE takes float32 ({samples}, {outputs})")
+        _finite("y", y)
+        return y
+    if not np.issubdtype(y.dtype, np.integer) or y.shape != (samples,):
+        raise ValueError(f"y is {y.dtype} {y.shape}; CrossEntropy takes integer labels of shape "
+                         f"({samples},)")
+    if y.min() < 0 or y.max() >= outputs:
+        raise ValueError(f"y has labels {y.min()} to {y.max()}; the network has outputs 0 to "
+                         f"{outputs - 1}")
+    return y
+
+
+def _finite(name, array):
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"{name}{list(where)} is {array[where]}; remove NaN and infinity "
+                         "(numpy.isfinite) before training")
+
+
+def one_hot(labels, outputs):
+    """Integer labels ``(...)`` as bits ``(..., outputs)``."""
+    return labels[..., None] == np.arange(outputs)
+
+
+def epoch_order(seed, epoch, samples, *, shuffle):
+    """Sample numbers in the order of one epoch; depends on nothing but the arguments."""
+    if not shuffle:
+        return np.arange(samples)
+    return np.random.default_rng((seed, epoch)).permutation(samples)

@@ -1,0 +1,285 @@
+"""What the driver needs of an accelerator, whichever backend it is."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from gradmill_hw.config import get_config
+from gradmill_hw.isa import INSTRUCTION_BYTES, Class, Queue
+from gradmill_hw.regs import (
+    ARGUMENTS,
+    COUNTERS,
+    MAGIC,
+    REGS,
+    SCALARS,
+    SEQUENCER,
+    TILE_QUEUES,
+    VERSION,
+    Error,
+    Tier,
+)
+
+from .errors import BackendError, DeviceError, DeviceTimeout
+from .heap import Heap
+from .program import disassemble, token_names
+
+
+__all__ = ["DEFAULT_BYTES", "Device"]
+
+#: Bytes of a memory tier unless the caller says otherwise.
+DEFAULT_BYTES = 1 << 26
+
+
+class Device(ABC):
+    """One accelerator with its two memories.
+
+    A context manager: ``with gradmill.open("emulator") as device: ...``.
+
+    Parameters
+    ----------
+    config : Config or str
+        Sizes of the accelerator; the hardware must have the same.
+    near_bytes, far_bytes : int
+        Memory that the program may use, from address 0 up; the windows grant all of it.
+    seed : int
+        Key of the random numbers.
+    watchdog : int
+        Cycles without progress that are an error.
+    """
+
+    def __init__(self, config, *, near_bytes=DEFAULT_BYTES, far_bytes=DEFAULT_BYTES, seed=0,
+                 watchdog=1_000_000):
+        self.config = get_config(config)
+        self._sizes = {Tier.NEAR: near_bytes, Tier.FAR: far_bytes}
+        for tier, size in self._sizes.items():
+            name = f"{tier.name.lower()}_bytes"
+            if size <= 0 or size % 4096 or size > 1 << self.config.address_bits:
+                raise BackendError(f"{name}={size}: choose a multiple of 4096 up to "
+                                   f"2**{self.config.address_bits}")
+        self._host = {}
+        self.seed, self.watchdog = seed, watchdog
+        #: Room in near memory; programs and their data live in pieces of it.
+        self.heap = Heap("near", near_bytes)
+        self._resident = None
+
+    # what a backend provides ------------------------------------------------------------------
+
+    @abstractmethod
+    def _read_word(self, offset):
+        """Word of the register at byte ``offset``."""
+
+    @abstractmethod
+    def _write_word(self, offset, value):
+        """Write the register at byte ``offset``."""
+
+    @abstractmethod
+    def _read_bytes(self, tier, address, count):
+        """``count`` bytes of memory as uint8, not shared with the memory."""
+
+    @abstractmethod
+    def _write_bytes(self, tier, address, data):
+        """Write uint8 ``data`` to memory."""
+
+    @abstractmethod
+    def _wait(self, timeout_cycles):
+        """Whether the interrupt came within ``timeout_cycles``."""
+
+    @abstractmethod
+    def close(self):
+        """Release the backend; a second call does nothing."""
+
+    # registers --------------------------------------------------------------------------------
+
+    def read_register(self, name):
+        """Fields of a register by name, as ``{field: value}``."""
+        register = REGS[name]
+        return register.unpack(self._read_word(register.offset))
+
+    def write_register(self, name, **fields):
+        """Write a register; fields that are not named are written as 0."""
+        register = REGS[name]
+        self._write_word(register.offset, register.pack(**fields))
+
+    def read_pair(self, name):
+        """Value of the registers ``<name>_lo`` and ``<name>_hi``."""
+        low = self.read_register(f"{name}_lo")["value"]
+        return low | self.read_register(f"{name}_hi")["value"] << 32
+
+    def write_pair(self, name, value):
+        """Write the registers ``<name>_lo`` and ``<name>_hi``."""
+        self.write_register(f"{name}_lo", value=value & 0xffff_ffff)
+        self.write_register(f"{name}_hi", value=value >> 32)
+
+    def _refused(self, what, offset):
+        """The exception for a register access that was answered with an error."""
+        names = [register.name for register in REGS if register.offset == offset]
+        return BackendError(f"the device refuses to {what} {names[0] if names else 'a register'} "
+                            f"at {offset:#x}; while it is busy or its windows are locked, some "
+                            "registers are frozen")
+
+    # memories ---------------------------------------------------------------------------------
+
+    def size(self, tier):
+        """Bytes of a memory tier."""
+        return self._sizes[Tier(tier)]
+
+    def write_memory(self, tier, address, array, *, cls=Class.DATA):
+        """Copy an array, or bytes, to a memory tier; ``cls`` says what it is, for the account."""
+        if isinstance(array, bytes | bytearray | memoryview):
+            array = np.frombuffer(array, np.uint8)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._account(tier, address, data.size, "write", cls)
+        self._write_bytes(Tier(tier), address, data)
+
+    def read_memory(self, tier, address, shape, dtype=np.uint8, *, cls=Class.RESULT):
+        """A copy of the array of ``shape`` and ``dtype`` that lies at ``address``."""
+        dtype = np.dtype(dtype)
+        count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self._account(tier, address, count, "read", cls)
+        return self._read_bytes(Tier(tier), address, count).view(dtype).reshape(shape)
+
+    def _account(self, tier, address, count, direction, cls):
+        tier = Tier(tier)
+        if address < 0 or address + count > self._sizes[tier]:
+            raise BackendError(f"{direction} of {count} bytes at {address:#x}: the {tier.name} "
+                               f"memory ends at {self._sizes[tier]:#x}")
+        name = f"host_{direction}_{Class(cls).name}_bytes".lower()
+        self._host[name] = self._host.get(name, 0) + count
+
+    def host_bytes(self):
+        """Bytes that the host moved over its own link, by direction and traffic class."""
+        return {f"host_{direction}_{cls.name}_bytes".lower():
+                self._host.get(f"host_{direction}_{cls.name}_bytes".lower(), 0)
+                for direction in ("read", "write") for cls in Class}
+
+    def claim(self, owner):
+        """Make ``owner`` the one whose data is in the on-chip memories; whether it was already."""
+        was, self._resident = self._resident is owner and owner is not None, owner
+        return was
+
+    # jobs -------------------------------------------------------------------------------------
+
+    def _start_up(self):
+        """Check that the hardware is the one expected, grant the windows, set seed and watchdog."""
+        found = self.read_register("id")["value"], self.read_register("version")["value"]
+        if found != (MAGIC, VERSION):
+            raise BackendError(f"there is no Gradmill of version {VERSION} here: id and version "
+                               f"read {found[0]:#x} and {found[1]}")
+        for name in ("config_array", "config_bus", "config_depth", "config_tensor_rows",
+                     "config_acc_rows", "config_mask_rows"):
+            expected = REGS[name].unpack(REGS[name].reset(self.config))
+            found = self.read_register(name)
+            if found != expected:
+                raise BackendError(f"the hardware is not of configuration {self.config.name!r}: "
+                                   f"{name} reads {found}, not {expected}")
+        for tier, size in self._sizes.items():
+            window = f"{tier.name.lower()}_window0"
+            self.write_pair(f"{window}_base", 0)
+            self.write_pair(f"{window}_limit", size)
+            self.write_register(f"{window}_control", read=1, write=1)
+        self.write_register("seed", value=self.seed)
+        self.write_register("watchdog", value=self.watchdog)
+        self.write_register("irq_enable", done=1, error=1)
+
+    def run(self, program_address, arguments=(), scalars=(), *, step=None, timeout_cycles=10**9):
+        """Run the program at ``program_address`` of near memory to its end.
+
+        Parameters
+        ----------
+        arguments : sequence of int
+            Argument registers from 0 up.
+        scalars : sequence of float
+            Scalar registers from 0 up.
+        step : int or None
+            Training step, key of the random numbers; ``None`` leaves it.
+        timeout_cycles : int
+            Cycles after which to give up.
+
+        Raises
+        ------
+        DeviceError
+            The device stopped with an error. It stays stopped until :meth:`reset`.
+        DeviceTimeout
+            It is still running.
+        """
+        if len(arguments) > ARGUMENTS or len(scalars) > SCALARS:
+            raise ValueError(f"{len(arguments)} arguments and {len(scalars)} scalars: there are "
+                             f"{ARGUMENTS} and {SCALARS} registers")
+        if program_address % INSTRUCTION_BYTES:
+            raise ValueError(f"a program starts at a multiple of {INSTRUCTION_BYTES}, not at "
+                             f"{program_address:#x}")
+        for k, value in enumerate(arguments):
+            self.write_pair(f"argument{k}", value)
+        for k, bits in enumerate(np.array(scalars, np.float32).view(np.uint32)):
+            self.write_register(f"scalar{k}", value=bits)
+        if step is not None:
+            self.write_register("step", value=step)
+        self.write_pair("program", program_address)
+        self.write_register("irq_status", done=1, error=1)
+        self.write_register("status", done=1)
+        self.write_register("ctrl", start=1)
+        if not self._wait(timeout_cycles):
+            text = f"the program at {program_address:#x} has not ended in {timeout_cycles} cycles"
+            raise DeviceTimeout("\n  ".join([text, *self._waiting()]))
+        if self.read_register("irq_status")["error"]:
+            raise self._error()
+
+    def _error(self):
+        """The exception for the error that the registers describe."""
+        fields = self.read_register("error")
+        error = Error(fields["code"]).name
+        queue = None if fields["queue"] == SEQUENCER else Queue(fields["queue"])
+        pc, address = self.read_pair("error_pc"), self.read_pair("error_address")
+        instruction = self._instruction(pc)
+        where = "sequencer" if queue is None else f"{queue.name.lower()} queue"
+        text = f"{error} in the {where}, address {address:#x}: {instruction}"
+        text = "\n  ".join([text, *self._waiting()])
+        return DeviceError(text, error=error, queue=queue, instruction=instruction,
+                           address=address)
+
+    def _instruction(self, pc):
+        if pc + INSTRUCTION_BYTES > self._sizes[Tier.NEAR]:
+            return f"{pc:#010x}  (outside near memory)"
+        return disassemble(self._read_bytes(Tier.NEAR, pc, INSTRUCTION_BYTES).tobytes(), pc)
+
+    def _waiting(self):
+        """One line for each queue that has an unfinished instruction."""
+        for queue in TILE_QUEUES:
+            name = queue.name.lower()
+            state = self.read_register(f"waiting_{name}")
+            if not state["valid"]:
+                continue
+            if state["started"]:
+                what = "executes"
+            elif state["missing"]:
+                what = f"waits for {token_names(state['missing'])} before"
+            else:
+                what = "is about to execute"
+            yield f"{name} queue {what} {self._instruction(self.read_pair(f'waiting_{name}_pc'))}"
+
+    def counters(self):
+        """Counters by name, see :data:`gradmill_hw.regs.COUNTERS`.
+
+        Those with ``timing`` set are 0 on the emulator, which has no clock.
+        """
+        return {c.name: self.read_pair(f"counter_{c.name}") for c in COUNTERS}
+
+    def clear_counters(self):
+        """Set the counters of the device and of the host link to zero."""
+        self.write_register("ctrl", clear_counters=1)
+        self._host.clear()
+
+    def reset(self, *, timeout_cycles=10**6):
+        """Soft reset: stop, drain the bus, return to the initial state. Memories keep."""
+        self.write_register("ctrl", soft_reset=1)
+        for _ in range(timeout_cycles // 10):
+            status = self.read_register("status")
+            if not (status["resetting"] or status["busy"] or status["error"]):
+                return
+        raise DeviceTimeout(f"the soft reset is not finished after {timeout_cycles} cycles")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

@@ -1,0 +1,41 @@
+"""Everything the driver raises on its own account."""
+
+
+__all__ = ["BackendError", "DeviceError", "DeviceTimeout", "GradmillError", "ProgramError"]
+
+
+class GradmillError(Exception):
+    """Base of all errors of the driver."""
+
+
+class ProgramError(GradmillError):
+    """A program that the device would refuse or that could hang.
+
+    ``index`` is the number of the offending instruction, ``None`` if the whole program is meant.
+    """
+
+    def __init__(self, message, index=None):
+        self.index = index
+        super().__init__(message if index is None else f"instruction {index}: {message}")
+
+
+class BackendError(GradmillError):
+    """A backend that does not exist or whose tools are missing."""
+
+
+class DeviceTimeout(GradmillError):
+    """The device did not finish in the time that was allowed."""
+
+
+class DeviceError(GradmillError):
+    """The device stopped with an error.
+
+    ``error`` is its name, ``queue`` the :class:`~gradmill_hw.isa.Queue` it happened in (``None``
+    for the sequencer), ``instruction`` the disassembled instruction and ``address`` the program
+    counter, row or byte address that the device recorded.
+    """
+
+    def __init__(self, message, *, error, queue=None, instruction="", address=0):
+        self.error, self.queue = error, queue
+        self.instruction, self.address = instruction, address
+        super().__init__(message)

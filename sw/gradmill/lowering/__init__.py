@@ -1,0 +1,1 @@
+"""From a network to instruction streams: layouts, footprints, semaphores, programs."""

@@ -1,0 +1,75 @@
+"""Semaphores from footprints: the order between queues that makes a program race-free.
+
+Queues run at the same time; within a queue instructions are in order. For each instruction and
+each other queue, the latest earlier instruction of that queue which touches the same row or byte
+(at least one of the two writing) must have completed. That instruction posts one token, this one
+waits for it, unless the queue already waited for that instruction or a later one. The
+instructions that a queue waits for only grow, so tokens are taken in the order they are posted and
+one semaphore per pair of queues is enough. Every wait is met by an earlier instruction: the program
+cannot deadlock, and program order, in which the emulator executes, is one of its legal orders.
+"""
+
+import numpy as np
+
+from gradmill_hw.isa import Queue, token
+
+from .footprint import footprint
+
+
+__all__ = ["Synchroniser"]
+
+
+class Synchroniser:
+    """Finds the tokens of a straight-line program, instruction by instruction.
+
+    Parameters
+    ----------
+    config : Config
+        Sizes of the on-chip memories.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        sizes = {"tensor": config.tensor_rows, "acc": config.acc_rows, "mask": config.mask_rows}
+        self._queues = [Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE]
+        #: last instruction of each queue that read / wrote each row, -1 for none
+        self._read  = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}
+        self._wrote = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}
+        self._memory = []  # (queue, index, writes, tier, start, end)
+        self._seen = np.full((len(self._queues), len(self._queues)), -1)
+        self.waits, self.posts = [], []
+
+    def add(self, opcode, fields):
+        """Account for the next instruction; its tokens appear in ``waits`` and ``posts``."""
+        queue, index = opcode.queue, len(self.waits)
+        self.waits.append(0)
+        self.posts.append(0)
+        if queue is None:
+            return
+        touched = footprint(opcode, fields, self._config)
+        latest = np.full(len(self._queues), -1)
+        for memory, rows in touched.reads.items():
+            np.maximum(latest, self._wrote[memory][:, rows].max(axis=1), out=latest)
+        for memory, rows in touched.writes.items():
+            np.maximum(latest, self._wrote[memory][:, rows].max(axis=1), out=latest)
+            np.maximum(latest, self._read[memory][:, rows].max(axis=1), out=latest)
+        self._memory_conflicts(touched, latest)
+        for producer in self._queues:
+            needed = latest[producer]
+            if producer != queue and needed > self._seen[queue, producer]:
+                self._seen[queue, producer] = needed
+                self.waits[index] |= token(producer)
+                self.posts[needed] |= token(queue)
+        for memory, rows in touched.reads.items():
+            self._read[memory][queue, rows] = index
+        for memory, rows in touched.writes.items():
+            self._wrote[memory][queue, rows] = index
+        for writes, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
+            self._memory += [(queue, index, writes, *interval) for interval in intervals]
+
+    def _memory_conflicts(self, touched, latest):
+        for writes, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
+            for tier, start, end in intervals:
+                for queue, index, wrote, t, s, e in self._memory:
+                    if (writes or wrote) and t == tier and s < end and start < e:
+                        latest[queue] = max(latest[queue], index)

@@ -1,0 +1,371 @@
+"""Training with virtual minibatches: the host feeds data and rings the doorbell."""
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from gradmill_hw.isa import Class, Kind
+from gradmill_hw.regs import Tier
+
+from .checkpoint import read_checkpoint, write_checkpoint
+from .data import check_inputs, check_targets, epoch_order, one_hot, positive
+from .lowering.buffers import Buffers
+from .lowering.emitter import LEARNING_RATE, MOMENTUM
+from .lowering.layout import Region, blocks, pack_rows, unpack_rows
+from .lowering.programs import Batch, predict_program, startup_program, train_program
+from .nn import MSE, SGD, CrossEntropy, Sequential
+
+
+__all__ = ["History", "Trainer"]
+
+_LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
+_LEVEL1 = ("fp32", "bf16")
+
+
+@dataclass
+class History:
+    """What happened, epoch by epoch.
+
+    Members
+    -------
+    train_loss : list of float
+        Mean loss over the epoch's virtual minibatches, weighted by their samples, as the device
+        computed it while training.
+    validation : list of dict
+        :meth:`Trainer.evaluate` after each epoch, if there was validation data.
+    """
+
+    train_loss: list = field(default_factory=list)
+    validation: list = field(default_factory=list)
+
+
+class Trainer:
+    """Trains a :class:`Sequential` on a device.
+
+    Weights, momentum, gradients and their two-level reduction live on the device; the host writes
+    samples into near memory and starts one program for each virtual minibatch.
+
+    Parameters
+    ----------
+    model : Sequential
+        Ends with a ``Linear``.
+    device : Device
+        From :func:`gradmill.open`.
+    loss : CrossEntropy or MSE
+        What is minimised.
+    optimizer : SGD
+        How.
+    virtual_minibatch : int
+        B, samples between two updates. The last one of an epoch may be shorter.
+    sub_minibatch : int
+        M, samples whose gradients are reduced beside the MACs (level 1) before they are added to
+        the virtual minibatch's sum in FP32 (level 2). The last one of a virtual minibatch may be
+        shorter.
+    level1 : str
+        Format of level 1 of the weight gradients, ``"fp32"`` or ``"bf16"``.
+    seed : int
+        Key of the order in which samples are visited.
+    """
+
+    def __init__(self, model, device, *, loss=None, optimizer, virtual_minibatch, sub_minibatch,
+                 level1="fp32", seed=0):
+        self.loss = CrossEntropy() if loss is None else loss
+        if type(self.loss).__name__ not in _LOSSES:
+            raise ValueError(f"loss={loss!r}; use CrossEntropy() or MSE()")
+        if not isinstance(optimizer, SGD):
+            raise ValueError(f"optimizer={optimizer!r}; use SGD(lr=..., momentum=...)")
+        if not isinstance(model, Sequential) or model.stages[-1].relu:
+            raise ValueError("model must be a Sequential whose last layer is a Linear")
+        if level1 not in _LEVEL1:
+            raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
+        self.virtual_minibatch = positive("virtual_minibatch", virtual_minibatch)
+        self.sub_minibatch = positive("sub_minibatch", sub_minibatch)
+        if self.sub_minibatch > self.virtual_minibatch:
+            raise ValueError(f"sub_minibatch={sub_minibatch} is larger than virtual_minibatch="
+                             f"{virtual_minibatch}; use 1 <= sub_minibatch <= virtual_minibatch")
+        self.model, self.device, self.optimizer = model, device, optimizer
+        self.level1, self.seed = level1, seed
+        self.epoch = self.step = 0
+        self.history = History()
+        self._target = 0         # epoch at which the current fit ends
+        self._losses = []        # (samples, loss) of the current epoch
+        self._programs = {}      # (kind, samples) -> address
+        self._buffers = Buffers(device.config, model.stages, self.sub_minibatch)
+        self._place_parameters()
+        self._upload()
+
+    # parameters -----------------------------------------------------------------------------
+
+    def _place_parameters(self):
+        """Regions of master weights and momentum in near memory."""
+        self._regions = {}
+        for s, stage in enumerate(self.model.stages):
+            shapes = {"weight": (stage.linear.outputs, stage.linear.inputs)}
+            if stage.linear.bias:
+                shapes["bias"] = (1, stage.linear.outputs)
+            kinds = ("", "_momentum") if self.optimizer.momentum else ("",)
+            self._regions[s] = {name + kind: self._region(f"{name}{kind} {s}", *shape)
+                                for name, shape in shapes.items() for kind in kinds}
+        self._result = self._region("loss", 1, self.device.config.n)
+
+    def _region(self, owner, rows, cols):
+        config = self.device.config
+        nbytes = blocks(cols, config.n) * config.run_bytes("fp32", rows)
+        return Region(self.device.heap.allocate(nbytes, owner), Kind.FP32, rows, cols, config)
+
+    def _write_region(self, region, values, cls):
+        packed = pack_rows(np.ascontiguousarray(values, np.float32)
+                           .reshape(region.rows, region.cols), self.device.config)
+        self.device.write_memory(Tier.NEAR, region.address, packed, cls=cls)
+
+    def _read_region(self, region, shape, cls):
+        raw = self.device.read_memory(Tier.NEAR, region.address, region.nbytes, cls=cls)
+        return unpack_rows(raw.reshape(region.blocks, -1), region.rows, region.cols,
+                           self.device.config).reshape(shape)
+
+    def _parameters(self):
+        """Yield ``(state name, shape, region, momentum region or None)``."""
+        state = self.model.state_dict()
+        for s, stage in enumerate(self.model.stages):
+            for name in ("weight", "bias")[:1 + stage.linear.bias]:
+                key = f"{stage.index}.{name}"
+                yield (key, state[key].shape, self._regions[s][name],
+                       self._regions[s].get(f"{name}_momentum"))
+
+    def _upload(self, momentum=None):
+        """Master weights, and momentum (zero if not given), to the device."""
+        state = self.model.state_dict()
+        for key, shape, region, velocity in self._parameters():
+            self._write_region(region, state[key], Class.WEIGHT)
+            if velocity is not None:
+                values = np.zeros(shape, np.float32) if momentum is None else momentum[key]
+                self._write_region(velocity, values, Class.OPTIMIZER)
+        self.device.claim(None)
+
+    def _download(self):
+        """Refresh the model's master weights from the device."""
+        self.model.load_state_dict({key: self._read_region(region, shape, Class.WEIGHT)
+                                    for key, shape, region, _ in self._parameters()})
+
+    # running --------------------------------------------------------------------------------
+
+    def _run(self, kind, samples, *arguments):
+        """Run the program for ``samples`` samples, compiled at its first use."""
+        if not self.device.claim(self):
+            self._start("startup", 0, ())
+        self._start(kind, samples, arguments)
+
+    def _start(self, kind, samples, arguments):
+        if (kind, samples) not in self._programs:
+            code = self._compile(kind, samples).assemble()
+            address = self.device.heap.allocate(len(code), f"{kind} program")
+            self.device.write_memory(Tier.NEAR, address, np.frombuffer(code, np.uint8),
+                                     cls=Class.COMMAND)
+            self._programs[kind, samples] = address
+        scalars = [0.0, 0.0]
+        scalars[LEARNING_RATE.register] = -self.optimizer.lr
+        scalars[MOMENTUM.register] = self.optimizer.momentum
+        self.device.run(self._programs[kind, samples], arguments=arguments, scalars=scalars)
+
+    def _compile(self, kind, samples):
+        if kind == "startup":
+            return startup_program(self._buffers, self._regions)
+        batch = self._batch(kind, samples)
+        if kind == "predict":
+            return predict_program(self._buffers, batch)
+        return train_program(self._buffers, self._regions, self._result, batch, self.loss,
+                             self.optimizer, narrow=self.level1 == "bf16")
+
+    def _batch(self, kind, samples):
+        config, sub = self.device.config, self.sub_minibatch
+        bits = kind == "train" and not isinstance(self.loss, MSE)
+        data, labels = (
+            blocks(cols, config.n) * config.run_bytes(row, sub) for row, cols in
+            (("fp32", self.model.inputs), ("mask" if bits else "fp32", self.model.outputs)))
+        return Batch(samples, sub, data, labels)
+
+    def _pack(self, values):
+        """``(batches, samples, cols)`` to bytes ``(batches, nbytes)``: whole sub-minibatches,
+        then the short one."""
+        batches, samples, cols = values.shape
+        whole = samples // self.sub_minibatch * self.sub_minibatch
+        parts = []
+        if whole:
+            split = values[:, :whole].reshape(batches, -1, self.sub_minibatch, cols)
+            parts.append(pack_rows(split, self.device.config).reshape(batches, -1))
+        if whole < samples:
+            parts.append(pack_rows(values[:, whole:], self.device.config).reshape(batches, -1))
+        return np.concatenate(parts, axis=1)
+
+    # training -------------------------------------------------------------------------------
+
+    def fit(self, x, y, *, epochs, validation_data=None, shuffle=True, checkpoint=None,
+            checkpoint_every=None, on_step=None):
+        """Train for ``epochs`` more epochs and return the :class:`History` so far.
+
+        Parameters
+        ----------
+        x : array (samples, inputs), float32
+            Inputs.
+        y : array
+            Integer labels ``(samples,)``, or float32 targets ``(samples, outputs)`` for ``MSE``.
+        validation_data : (array, array), optional
+            Evaluated after every epoch.
+        shuffle : bool
+            Whether each epoch visits the samples in a new order, fixed by ``seed``.
+        checkpoint : path-like, optional
+            Where to keep a checkpoint, written every ``checkpoint_every`` virtual minibatches
+            (default: every epoch). :meth:`resume` continues from it, bit for bit.
+        on_step : callable, optional
+            Called as ``on_step(trainer, batch, batches)`` after each virtual minibatch.
+        """
+        self._target = self.epoch + positive("epochs", epochs)
+        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step)
+
+    def resume(self, x, y, *, validation_data=None, shuffle=True, checkpoint=None,
+               checkpoint_every=None, on_step=None):
+        """Finish the :meth:`fit` that was interrupted after the checkpoint this trainer was
+        loaded from; the same data gives the same bits as if nothing had happened."""
+        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step)
+
+    def _fit(self, x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step):
+        x = check_inputs(x, self.model.inputs)
+        y = check_targets(y, len(x), self.model.outputs, self.loss)
+        if validation_data is not None:
+            xv = check_inputs(validation_data[0], self.model.inputs)
+            validation_data = xv, check_targets(validation_data[1], len(xv), self.model.outputs,
+                                                self.loss)
+        batches = -(-len(x) // self.virtual_minibatch)
+        every = batches if checkpoint_every is None else positive("checkpoint_every",
+                                                                  checkpoint_every)
+        while self.epoch < self._target:
+            for batch, loss in self._train_epoch(x, y, shuffle, self.step):
+                self._losses.append(loss)
+                self.step = batch + 1
+                if on_step is not None:
+                    on_step(self, batch, batches)
+                if self.step == batches:
+                    self._end_epoch(validation_data)
+                if checkpoint is not None and ((batch + 1) % every == 0 or batch + 1 == batches):
+                    self.save(checkpoint)
+        self._download()
+        return self.history
+
+    def _end_epoch(self, validation_data):
+        samples = sum(n for n, _ in self._losses)
+        self.history.train_loss.append(sum(n * loss for n, loss in self._losses) / samples)
+        if validation_data is not None:
+            self.history.validation.append(self.evaluate(*validation_data))
+        self.epoch, self.step, self._losses = self.epoch + 1, 0, []
+
+    def _train_epoch(self, x, y, shuffle, first):
+        """Yield ``(batch number, (samples, mean loss))`` from batch ``first`` on."""
+        size = self.virtual_minibatch
+        order = epoch_order(self.seed, self.epoch, len(x), shuffle=shuffle)
+        whole = len(x) // size
+        for start, stop in self._uploads(first, whole):
+            yield from self._train_batches(x, y, order[start * size:stop * size], size, start)
+        if whole * size < len(x) and first <= whole:
+            rest = order[whole * size:]
+            yield from self._train_batches(x, y, rest, len(rest), whole)
+
+    def _uploads(self, first, whole):
+        """Ranges of whole virtual minibatches that fit in near memory together."""
+        batch = self._batch("train", self.virtual_minibatch)
+        each = len(batch.rows) * (batch.data_bytes + batch.label_bytes)
+        fit = max(1, self.device.heap.largest // 2 // each)
+        return [(start, min(start + fit, whole)) for start in range(first, whole, fit)]
+
+    def _train_batches(self, x, y, order, size, first):
+        data = self._pack(x[order].reshape(-1, size, x.shape[1]))
+        labels = y[order] if isinstance(self.loss, MSE) else one_hot(y[order], self.model.outputs)
+        labels = self._pack(labels.reshape(-1, size, self.model.outputs))
+        with self.device.heap.scratch(data.nbytes, "samples") as data_at, \
+                self.device.heap.scratch(labels.nbytes, "labels") as labels_at:
+            self.device.write_memory(Tier.NEAR, data_at, data, cls=Class.DATA)
+            self.device.write_memory(Tier.NEAR, labels_at, labels, cls=Class.MASK)
+            for i in range(len(data)):
+                self._run("train", size, data_at + i * data.shape[1],
+                          labels_at + i * labels.shape[1])
+                yield first + i, (size, self._read_loss())
+
+    def _read_loss(self):
+        return float(self.device.read_memory(Tier.NEAR, self._result.address, (), np.float32))
+
+    # inference ------------------------------------------------------------------------------
+
+    def predict(self, x):
+        """Outputs of the network, ``(samples, outputs)`` float32."""
+        x = check_inputs(x, self.model.inputs)
+        batch = self._batch("predict", self.sub_minibatch)
+        room = self.device.heap.largest // 2 // (batch.data_bytes + batch.label_bytes)
+        most = max(1, room) * self.sub_minibatch
+        return np.concatenate([self._predict(x[start:start + most])
+                               for start in range(0, len(x), most)])
+
+    def _predict(self, x):
+        config, sub, outputs = self.device.config, self.sub_minibatch, self.model.outputs
+        data, batch = self._pack(x[None]), self._batch("predict", len(x))
+        rows = batch.rows
+        sizes = [blocks(outputs, config.n) * config.run_bytes("fp32", m) for m in rows]
+        with self.device.heap.scratch(data.nbytes, "samples") as data_at, \
+                self.device.heap.scratch(sum(sizes), "outputs") as outputs_at:
+            self.device.write_memory(Tier.NEAR, data_at, data, cls=Class.DATA)
+            self._run("predict", len(x), data_at, outputs_at)
+            raw = self.device.read_memory(Tier.NEAR, outputs_at, sum(sizes))
+        parts, whole = [], len(x) // sub
+        if whole:
+            parts.append(unpack_rows(raw[:whole * sizes[0]].reshape(
+                whole, blocks(outputs, config.n), -1), sub, outputs, config))
+        if whole < len(rows):
+            parts.append(unpack_rows(raw[whole * sizes[0]:].reshape(
+                blocks(outputs, config.n), -1), rows[-1], outputs, config))
+        return np.concatenate([part.reshape(-1, outputs) for part in parts])
+
+    def evaluate(self, x, y):
+        """``{"loss": ..., "accuracy": ...}`` over samples; no accuracy for ``MSE``."""
+        y = check_targets(y, len(x), self.model.outputs, self.loss)
+        z = self.predict(x).astype(np.float64)
+        if isinstance(self.loss, MSE):
+            return {"loss": float(np.mean((z - y) ** 2))}
+        z -= z.max(axis=1, keepdims=True)
+        chosen = z[np.arange(len(y)), y]
+        loss = np.log(np.exp(z).sum(axis=1)) - chosen
+        return {"loss": float(loss.mean()), "accuracy": float(np.mean(z.argmax(axis=1) == y))}
+
+    # checkpoints ----------------------------------------------------------------------------
+
+    def save(self, path):
+        """Write a checkpoint; the one that stood at ``path`` stays until this one is whole."""
+        self._download()
+        arrays = dict(self.model.state_dict())
+        for key, shape, _, velocity in self._parameters():
+            if velocity is not None:
+                arrays[f"momentum.{key}"] = self._read_region(velocity, shape, Class.OPTIMIZER)
+        write_checkpoint(path, arrays, {
+            "model": self.model.describe(), "loss": type(self.loss).__name__,
+            "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
+            "sub_minibatch": self.sub_minibatch, "level1": self.level1, "seed": self.seed,
+            "epoch": self.epoch, "step": self.step, "target": self._target,
+            "losses": self._losses, "history": asdict(self.history)})
+
+    @classmethod
+    def load(cls, path, device):
+        """The trainer that :meth:`save` wrote, on any device with the same ``n`` and
+        ``mantissa_bits``."""
+        arrays, state = read_checkpoint(path)
+        model = Sequential.from_description(state["model"])
+        model.load_state_dict({k: v for k, v in arrays.items() if not k.startswith("momentum.")})
+        trainer = cls(model, device, loss=_LOSSES[state["loss"]](),
+                      optimizer=SGD(**state["optimizer"]),
+                      virtual_minibatch=state["virtual_minibatch"],
+                      sub_minibatch=state["sub_minibatch"], level1=state["level1"],
+                      seed=state["seed"])
+        if trainer.optimizer.momentum:
+            trainer._upload({k.removeprefix("momentum."): v for k, v in arrays.items()
+                             if k.startswith("momentum.")})
+        trainer.epoch, trainer.step = state["epoch"], state["step"]
+        trainer._target = state["target"]
+        trainer._losses = [tuple(entry) for entry in state["losses"]]
+        trainer.history = History(**state["history"])
+        return trainer

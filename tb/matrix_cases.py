@@ -1,0 +1,66 @@
+"""Random work for the matrix unit, for its model, its unit tests and its bench."""
+
+import numpy as np
+
+
+__all__ = ["EXPONENTS", "random_command", "random_memories"]
+
+#: Shared exponents: everyday, at both ends of binary32, and anything with NaN.
+EXPONENTS = {
+    "usual": range(120, 134),
+    "small": range(50, 80),
+    "large": range(185, 200),
+    "any": (0, 1, 60, 127, 128, 190, 254, 255),
+}
+
+INFINITY, NAN = 0x7F800000, 0x7FC00000
+SPECIAL = (0, 0x80000000, 1, 0x807FFFFF, 0x00800000, INFINITY, 0xFF800000, NAN, 0x7F7FFFFF)
+
+
+def random_memories(rng, config, exponents, *, special=0.1):
+    """Mantissas, exponents and accumulators with random contents, as the model takes them.
+
+    ``special`` is the share of zeros, subnormals, infinities and NaN in the accumulators.
+    """
+    n, rows = config.n, config.tensor_rows
+    seed = rng.getrandbits(32)
+    draw = np.random.default_rng(seed)
+    mantissa = draw.integers(-config.mantissa_max, config.mantissa_max + 1, (rows, n), np.int16)
+    exponent = draw.choice(np.array(exponents, np.uint8), rows // n).repeat(n)
+    shape = (config.acc_rows, n)
+    acc = (
+        draw.integers(0, 2, shape, np.uint32) << 31
+        | draw.integers(100, 150, shape, np.uint32) << 23
+        | draw.integers(0, 1 << 23, shape, np.uint32)
+    )
+    odd = draw.random(shape) < special
+    acc[odd] = draw.choice(np.array(SPECIAL, np.uint32), np.count_nonzero(odd))
+    return mantissa, exponent, acc
+
+
+def random_command(rng, config, *, largest=20, **fixed):
+    """Fields of a MATMUL within the memories, its sizes up to ``largest``; ``fixed`` are given."""
+    n = config.n
+    fields = {name: rng.randint(1, largest) for name in ("m", "k", "c")}
+    fields |= {
+        flag: rng.getrandbits(1) for flag in ("a_transpose", "w_transpose", "accumulate", "narrow")
+    }
+    fields |= fixed
+    tiles = {name: -(-fields[name] // n) for name in ("m", "k", "c")}
+
+    def place(first, second):
+        """Strides that keep the tiles of a matrix apart, and the rows that it takes."""
+        gap = rng.choice([0, n])
+        if rng.getrandbits(1):
+            outer = tiles[first] * n + gap
+            return n, outer, tiles[second] * outer
+        outer = tiles[second] * n + gap
+        return outer, n, tiles[first] * outer
+
+    fields["a_stride_m"], fields["a_stride_k"], a_rows = place("m", "k")
+    fields["w_stride_k"], fields["w_stride_c"], w_rows = place("k", "c")
+    fields["d_stride_c"] = fields["m"] + rng.choice([0, 3])
+    fields["op0"] = rng.randrange(0, config.tensor_rows - a_rows + 1, n)
+    fields["op1"] = rng.randrange(0, config.tensor_rows - w_rows + 1, n)
+    fields["op2"] = rng.randint(0, config.acc_rows - tiles["c"] * fields["d_stride_c"])
+    return fields | fixed

@@ -1,0 +1,1 @@
+"""Proofs of control blocks; ``pytest -m formal``."""
