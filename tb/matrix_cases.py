@@ -1,9 +1,10 @@
-"""Random work for the matrix unit, for its model, its unit tests and its bench."""
+"""Random work for the matrix unit and the memories beside it, for every simulator."""
 
 import numpy as np
 
+from gradmill_hw.memory.ports import READ_LATENCY
 
-__all__ = ["EXPONENTS", "random_command", "random_memories"]
+__all__ = ["EXPONENTS", "Memories", "pack", "random_command", "random_memories"]
 
 #: Shared exponents: everyday, at both ends of binary32, and anything with NaN.
 EXPONENTS = {
@@ -64,3 +65,49 @@ def random_command(rng, config, *, largest=20, **fixed):
     fields["op1"] = rng.randrange(0, config.tensor_rows - w_rows + 1, n)
     fields["op2"] = rng.randint(0, config.acc_rows - tiles["c"] * fields["d_stride_c"])
     return fields | fixed
+
+
+def pack(lanes, bits):
+    """Lanes of ``bits`` bits, lane 0 lowest, as one number."""
+    word = 0
+    for lane in reversed(lanes):
+        word = word << bits | lane & (1 << bits) - 1
+    return word
+
+
+class Memories:
+    """Tensor memory and accumulators as the unit sees them; a row is a number."""
+
+    def __init__(self, config, mantissa, exponent, acc, rng):
+        self.config, self.rng = config, rng
+        self.mantissa, self.exponent, self.acc = mantissa, exponent, acc
+        self.widths = (config.mantissa_bits * config.n + 8,) * 2 + (32 * config.n,)
+        self.pipes = [[None] * (READ_LATENCY - 1) for _ in self.widths]
+
+    def _tensor_row(self, address, transpose):
+        n, bits = self.config.n, self.config.mantissa_bits
+        tile, row = address // n * n, address % n
+        lanes = self.mantissa[tile : tile + n, row] if transpose else self.mantissa[address]
+        exponent = int(self.exponent[tile if transpose else address])
+        return pack(lanes.tolist(), bits) | exponent << bits * n
+
+    def cycle(self, a, w, read, write):
+        """One cycle: rows of A, of W and of the accumulators for the next one.
+
+        Granted requests are ``(address, transpose)`` for ``a`` and ``w``, the address for ``read``,
+        ``(address, row)`` for ``write``, or None. Where nothing was read there is noise.
+        """
+        granted = (
+            None if a is None else self._tensor_row(*a),
+            None if w is None else self._tensor_row(*w),
+            None if read is None else pack(self.acc[read].tolist(), 32),
+        )
+        if write is not None:
+            address, row = write
+            self.acc[address] = [row >> 32 * j & 0xFFFFFFFF for j in range(self.config.n)]
+        rows = []
+        for pipe, width, row in zip(self.pipes, self.widths, granted, strict=True):
+            pipe.append(row)
+            row = pipe.pop(0)
+            rows.append(self.rng.getrandbits(width) if row is None else row)
+        return rows

@@ -93,7 +93,7 @@ class Memories:
 @cocotb.test(timeout_time=50, timeout_unit="ms")
 @cocotb.parametrize(refuse=[0.0, 0.3, 0.8])
 async def matches_model(dut, refuse):
-    """Instructions in a row, compared at each `done`; sources and results are free of each other."""
+    """Instructions in a row, compared at each ``done``."""
     config = get_config(str(cocotb.plusargs["config"]))
     rng = np.random.default_rng(random.getrandbits(32))
     state = random_state(config, rng, special=0.02)

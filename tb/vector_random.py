@@ -13,7 +13,7 @@ __all__ = ["FIELDS", "State", "instruction", "random_instruction", "random_rows"
 
 #: Width of every field of a vector command.
 FIELDS = {f.name: f.width for f in INSTRUCTIONS[Opcode.VECTOR].fields
-          if f.name in ("layer", "mem") or f.name.startswith("op") and f.name[2:].isdigit()}
+          if f.name in ("layer", "mem") or (f.name.startswith("op") and f.name[2:].isdigit())}
 FIELDS |= {f.name: f.width for f in INSTRUCTIONS[Opcode.VECTOR].body}
 
 _SPECIAL = np.array([0x00000000, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000,

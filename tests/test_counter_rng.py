@@ -12,8 +12,8 @@ from gradmill_hw.numeric.counter_rng_model import random_rows
 
 SEED = 20240613
 ROWS = 1 << 16
-#: Powers of two: what too few rounds leave behind is seen at distances of one index bit.
-LAGS = (1, 2, 8, 32, 64, 128, 256)
+#: With two rounds fewer, neighbouring keys show at 64 and 128, the distance of one index bit.
+LAGS = (1, 64, 128)
 
 
 def plain(seed, step, layer, index, n, bits):
@@ -61,16 +61,14 @@ STREAMS = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0x12345678, 999, 7),
 
 
 def words(seed, step, layer, rows=ROWS, first=0):
-    """64 random bits for each row."""
-    lanes = random_rows(seed, step, layer, np.arange(first, first + rows), 8, 8)
-    return (lanes.astype(np.uint64) << np.arange(0, 64, 8, dtype=np.uint64)).sum(
-        axis=1, dtype=np.uint64)
+    """64 random bits for each row, as eight bytes."""
+    index = np.arange(first, first + rows)
+    return random_rows(seed, step, layer, index, 8, 8).astype(np.uint8)
 
 
 def signs(values):
-    """Bits of 64-bit words as -1 and +1."""
-    ones = values[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1)
-    return ones.astype(np.float32) * 2 - 1
+    """The 64 bits of each row as -1 and +1."""
+    return np.unpackbits(values, axis=1, bitorder="little").astype(np.float32) * 2 - 1
 
 
 def deviations(values):
@@ -86,7 +84,7 @@ def deviations(values):
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_balance_and_correlation(stream):
-    # Of 64 bits, 2016 pairs and 28672 lagged pairs.
+    # Of 64 bits, 2016 pairs and 12288 lagged pairs.
     balance, pairs, lags = deviations(words(*stream))
     assert balance < 4.5 and pairs < 5 and lags < 5.5
 
@@ -105,9 +103,9 @@ def test_neighbouring_streams(change):
 @pytest.mark.parametrize("lane", range(4))
 def test_chi_square(stream, lane):
     # 65536 values of 16 bits in 4096 cells: 4095 degrees of freedom.
-    values = words(*stream) >> np.uint64(16 * lane) & np.uint64(0xffff)
-    for cells in (values >> np.uint64(4), values & np.uint64(0xfff)):
-        counts = np.bincount(cells.astype(np.int64), minlength=4096)
+    values = words(*stream).view("<u2")[:, lane]
+    for cells in (values >> 4, values & 0xfff):
+        counts = np.bincount(cells, minlength=4096)
         chi = ((counts - 16)**2 / 16).sum()
         assert abs(chi - 4095) < 5 * np.sqrt(2 * 4095)
 

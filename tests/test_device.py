@@ -27,7 +27,7 @@ def device(opened):
     opened.clear_counters()
     for tier in Tier:
         opened.write_memory(tier, 0, np.zeros(opened.size(tier), np.uint8))
-    opened.write_pair("near_window0_limit", opened.size(Tier.NEAR) - 1)
+    opened.write_pair("near_window0_limit", opened.size(Tier.NEAR))
     opened.write_register("flags", matrix_nonfinite=1, vector_nonfinite=1, saturated=1)
     opened.clear_counters()
     return opened
@@ -203,10 +203,10 @@ def test_loop_and_fetch_errors(device):
     device.reset()
     _fails(device, *[encode(Opcode.LOOP, count=2)] * 5, error="LOOP", queue=None)
     device.reset()
-    device.write_pair("near_window0_limit", PROGRAM + 63)
+    device.write_pair("near_window0_limit", PROGRAM + 64)
     raw = encode(Opcode.FENCE) + encode(Opcode.HALT)
     failure = _run_fails(device, raw, error="FETCH", queue=None)
-    assert failure.address == PROGRAM + 64
+    assert failure.instruction.startswith(f"{PROGRAM + 64:#010x}  HALT")
 
 
 def test_rows_beyond_a_memory(device):

@@ -9,12 +9,13 @@ import numpy as np
 
 import gradmill as gm
 from gradmill_hw.config import NANO, SIM
-from gradmill_hw.isa import AddSource, Kind, MaskKind, MulSource, Queue
+from gradmill_hw.isa import Queue
 from gradmill_hw.matrix.matrix_model import matmul
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.regs import COUNTERS, Tier
 from gradmill_hw.sequencer_model import commands
 from gradmill_hw.vector.vector_model import vector
+from tests.training_like import FAR_BYTES, NEAR_BYTES, SAMPLES, training_like
 
 
 def test_driver_never_imports_the_rtl_language():
@@ -32,42 +33,15 @@ def test_importing_the_package_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def _training_like(config, iterations):
-    """Loop over loads, quantisation, products in both orientations, masks, stores."""
-    n, rows = config.n, 3 * config.n
-    size = config.run_bytes("fp32", rows)
-    program = gm.Program(config)
-    program.base(1, mem=0x4000, level=0, step=size)
-    program.base(2, mem=0, level=0, step=config.run_bytes("bfp", rows))
-    with program.loop(iterations):
-        program.load(kind=Kind.FP32, run=rows, mem_base=1, post=[Queue.VECTOR])
-        program.vector(rows=rows, cols=n - 1, op0=0, op3=0, write_tensor=1, stochastic=1, mem=99,
-                       layer=3, wait=[Queue.LOAD], post=[Queue.MATRIX, Queue.STORE])
-        program.matmul(m=rows, k=n, c=n, op0=0, a_stride_m=n, op1=n, w_transpose=1, op2=64,
-                       wait=[Queue.VECTOR])
-        program.matmul(m=n, k=rows, c=n, op0=0, a_stride_k=n, a_transpose=1, op1=0, w_stride_k=n,
-                       op2=64 + rows, accumulate=1, narrow=1, post=[Queue.VECTOR])
-        program.vector(rows=rows, cols=n, op0=64, op1=64 + rows, b_step=0, op2=128, op4=8,
-                       mul=MulSource.SCALAR, scalar0=gm.Scalar(0), add_source=AddSource.ROW,
-                       mask=MaskKind.POSITIVE, write_acc=1, write_mask=1, wait=[Queue.MATRIX],
-                       post=[Queue.STORE, (Queue.LOAD, 1)])
-        program.store(kind=Kind.BFP, run=rows, mem_base=2, tier=Tier.FAR, wait=[Queue.VECTOR])
-        program.store(kind=Kind.FP32, run=rows, op0=128, mem=0x8000, tier=Tier.FAR)
-        program.store(kind=Kind.MASK, run=rows, op0=8, mem=0xc000, tier=Tier.FAR,
-                      wait=[Queue.VECTOR])
-        program.load(kind=Kind.MASK, run=1, op0=100, mem=0x4000, wait=[(Queue.VECTOR, 1)])
-    program.halt()
-    return program
-
-
 def test_programs_give_what_the_models_give():
     config, count = NANO, 5
     rng = np.random.default_rng(1)
     data = rng.normal(size=(count, 3 * config.n, config.n)).astype(np.float32)
-    raw = _training_like(config, count).assemble()
-    with gm.open("emulator", config, near_bytes=1 << 16, far_bytes=1 << 16, seed=5) as device:
+    raw = training_like(config, count).assemble()
+    with gm.open("emulator", config, near_bytes=NEAR_BYTES, far_bytes=FAR_BYTES,
+                 seed=5) as device:
         device.write_memory(Tier.NEAR, 0, raw)
-        device.write_memory(Tier.NEAR, 0x4000, data)
+        device.write_memory(Tier.NEAR, SAMPLES, data)
         memories = [memory.copy() for memory in device.memories]
         device.run(0, scalars=[0.75], step=11)
 
@@ -102,9 +76,9 @@ def test_programs_give_what_the_models_give():
 
 
 def test_a_long_training_takes_seconds():
-    """About 9,000 instructions of the size that training uses."""
-    with gm.open("emulator", SIM, near_bytes=1 << 20, far_bytes=1 << 20) as device:
-        device.write_memory(Tier.NEAR, 0, _training_like(SIM, 1000).assemble())
+    """About 8,000 instructions of the size that training uses."""
+    with gm.open("emulator", SIM, near_bytes=NEAR_BYTES, far_bytes=FAR_BYTES) as device:
+        device.write_memory(Tier.NEAR, 0, training_like(SIM, 1000).assemble())
         start = time.process_time()
         device.run(0, scalars=[1.0])
         assert time.process_time() - start < 10

@@ -74,8 +74,8 @@ def rows_touched(command):
     return [row + k for _, row in runs(command) for k in range(command["run"])]
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("name", ["nano", "sim", "narrow"])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["nano", "sim"])
 def test_bus_errors(name, seed):
     config, rng = CONFIGS[name], random.Random(f"{name} {seed}")
     memory = new_memory(rng)
@@ -120,13 +120,13 @@ def test_refusals_keep_order(seed):
     assert bench.written == expected_rows(config, memory, commands[:index])
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_abort_and_go_on(seed):
     config, rng = CONFIGS["sim"], random.Random(seed)
     memory = new_memory(rng)
     commands = [random_transfer(config, rng, largest=12) for _ in range(4)]
     bench = TransferBench(config, Opcode.LOAD, memory, seed=seed, stall=0.3)
-    bench.run(commands, abort_at=rng.randrange(400), then=commands)
+    bench.run(commands, abort_at=rng.randrange(400), hold=seed % 2, then=commands)
     assert bench.results == [(Error.NONE, 0)] * len(commands)
     assert bench.written == expected_rows(config, memory, commands)
 

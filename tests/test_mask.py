@@ -37,9 +37,10 @@ def run(config, rows, blocks, cols, padded, kind, alternative, pad, rng):
                 for block in range(blocks) for row in range(issued)]
 
     async def drive(ctx):
-        for name, value in dict(rows=rows, cols=cols, padded=padded, kind=kind, pad=pad,
-                                alternative=alternative, scalar=SCALAR).items():
-            ctx.set(getattr(dut, name), value)
+        for port, value in ((dut.rows, rows), (dut.cols, cols), (dut.padded, padded),
+                            (dut.kind, kind), (dut.alternative, alternative), (dut.pad, pad),
+                            (dut.scalar, SCALAR)):
+            ctx.set(port, value)
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)

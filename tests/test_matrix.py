@@ -6,15 +6,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from amaranth.hdl import Value
+from amaranth.hdl import Cat, Value
 from amaranth.sim import Simulator
 
 from gradmill_hw.config import Config
 from gradmill_hw.matrix.accumulate import turnaround
 from gradmill_hw.matrix.matrix import MatrixUnit
 from gradmill_hw.matrix.matrix_model import TURNAROUND, cycles, matmul
-from gradmill_hw.memory.ports import READ_LATENCY
-from tb.matrix_cases import EXPONENTS, random_command, random_memories
+from tb.matrix_cases import EXPONENTS, Memories, random_command, random_memories
+from tb.run import run_bench
 
 
 EVENTS = ("row", "macs", "stall", "stall_weights", "nonfinite")
@@ -25,29 +25,21 @@ def config(n, mantissa_bits=9):
                   tensor_rows=1024, acc_rows=256, banks=2)
 
 
-class Memories:
-    """Tensor memory and accumulators as the unit sees them, and a log of what it does."""
+class Log:
+    """Serves the memory ports of ``dut`` and writes down what happens."""
 
-    def __init__(self, dut, mantissa, exponent, acc, rng, refuse):
-        self.dut, self.n, self.rng, self.refuse = dut, dut.config.n, rng, refuse
-        self.bits = dut.config.mantissa_bits
-        self.mantissa, self.exponent, self.acc = mantissa, exponent, acc
+    def __init__(self, dut, memories, rng, refuse):
+        self.dut, self.memories, self.rng, self.refuse = dut, memories, rng, refuse
         self.events = Counter()
         self.accepted, self.done = [], []
 
-    def _tensor_row(self, address, transpose):
-        tile, row = address // self.n * self.n, address % self.n
-        lanes = self.mantissa[tile:tile + self.n, row] if transpose else self.mantissa[address]
-        exponent = int(self.exponent[tile if transpose else address])
-        return pack([*lanes.tolist()], self.bits) | exponent << self.bits * self.n
-
     async def run(self, ctx):
-        """Grant what was asked for in the cycle before, at random for A."""
-        dut, rng = self.dut, self.rng
-        data = [Value.cast(port.data) for port in (dut.a, dut.w, dut.acc_read)]
+        """Grant what is asked for, at random for A."""
+        dut = self.dut
+        data = Cat(Value.cast(port.data) for port in (dut.a, dut.w, dut.acc_read))
+        shifts = [*itertools.accumulate(self.memories.widths[:2], initial=0)]
         for port in (dut.a, dut.w, dut.acc_read, dut.acc_write):
             ctx.set(port.ready, 1)
-        pipes = [[None] * (READ_LATENCY - 1) for _ in data]
         ready, refused = 1, None
         ticks = ctx.tick().sample(
             dut.a.valid, dut.a.addr, dut.a.transpose, dut.w.valid, dut.w.addr, dut.w.transpose,
@@ -60,13 +52,9 @@ class Memories:
             request = (a_addr, a_transpose) if a else None
             assert refused in (None, request), "a refused request changed"
             refused = None if ready else request
-            for pipe, granted in zip(pipes, (
-                    self._tensor_row(a_addr, a_transpose) if a and ready else None,
-                    self._tensor_row(w_addr, w_transpose) if w else None,
-                    pack(self.acc[read_addr].tolist(), 32) if read else None), strict=True):
-                pipe.append(granted)
-            if write:
-                self.acc[write_addr] = [row >> 32 * lane & 0xffffffff for lane in range(self.n)]
+            rows = self.memories.cycle(
+                request if ready else None, (w_addr, w_transpose) if w else None,
+                read_addr if read else None, (write_addr, row) if write else None)
 
             events = dut.events.shape().from_bits(events)
             self.events.update({name: events[name] for name in EVENTS})
@@ -75,26 +63,16 @@ class Memories:
                 self.accepted.append(cycle)
             if done:
                 self.done.append(cycle)
-
             cycle += 1
-            for port, pipe in zip(data, pipes, strict=True):
-                row = pipe.pop(0)
-                ctx.set(port, rng.getrandbits(len(port)) if row is None else row)
-            ready = int(rng.random() >= self.refuse)
+
+            ctx.set(data, sum(row << shift for row, shift in zip(rows, shifts, strict=True)))
+            ready = int(self.rng.random() >= self.refuse)
             ctx.set(dut.a.ready, ready)
-
-
-def pack(lanes, bits):
-    """Lanes of ``bits`` bits, lane 0 lowest, as one number."""
-    word = 0
-    for lane in reversed(lanes):
-        word = word << bits | lane & (1 << bits) - 1
-    return word
 
 
 def run(dut, commands, memories, *, rng, refuse=0.0, idle=0.0):
     """Execute ``commands`` and return the log."""
-    model = Memories(dut, *memories, rng, refuse)
+    log = Log(dut, Memories(dut.config, *memories, rng), rng, refuse)
 
     async def source(ctx):
         for command in commands:
@@ -109,18 +87,18 @@ def run(dut, commands, memories, *, rng, refuse=0.0, idle=0.0):
     async def watchdog(ctx):
         for _ in range(5000):
             await ctx.tick()
-            if len(model.done) >= len(commands):
+            if len(log.done) >= len(commands):
                 break
         await ctx.tick().repeat(5)  # nothing may happen any more
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     simulator.add_process(source)
-    simulator.add_process(model.run)
+    simulator.add_process(log.run)
     simulator.add_testbench(watchdog)
     simulator.run()
-    assert len(model.done) == len(model.accepted) == len(commands)
-    return model
+    assert len(log.done) == len(log.accepted) == len(commands)
+    return log
 
 
 def check(commands, n, *, seed, exponents="usual", mantissa_bits=9, special=0.1, **stalls):
@@ -181,8 +159,9 @@ def test_empty_instructions_finish_in_order(size):
     check(commands, 4, seed=size, refuse=0.3)
 
 
-@pytest.mark.parametrize(("a_transpose", "w_transpose"), [(0, 0), (0, 1), (1, 0)])
-@pytest.mark.parametrize(("n", "m"), [(4, 8), (4, 3), (8, 8), (8, 19), (8, 5)])
+@pytest.mark.parametrize(("n", "m", "a_transpose", "w_transpose"), [
+    (4, 8, 0, 0), (4, 8, 0, 1), (4, 8, 1, 0), (4, 3, 0, 0), (8, 8, 0, 0), (8, 11, 1, 1),
+    (8, 5, 0, 0)])
 def test_cycles_of_one_instruction(n, m, a_transpose, w_transpose):
     (command,), log = check(
         lambda rng, config: [random_command(rng, config, m=m, k=n + 1, c=2 * n,
@@ -194,8 +173,8 @@ def test_cycles_of_one_instruction(n, m, a_transpose, w_transpose):
     assert log.events["stall"] == 0
 
 
-@pytest.mark.parametrize(("n", "m"), [(4, 8), (8, 8), (8, 11)])
-@pytest.mark.parametrize(("k", "c"), [(1, 1), (8, 9)])
+@pytest.mark.parametrize(("n", "m"), [(4, 8), (4, 11), (8, 8)])
+@pytest.mark.parametrize(("k", "c"), [(1, 1), (9, 5)])
 def test_no_bubble_between_instructions(n, m, k, c):
     _, log = check(lambda rng, config: [random_command(rng, config, m=m, k=k, c=c, accumulate=0)
                                         for _ in range(4)], n, seed=m)
@@ -215,3 +194,10 @@ def test_stalls_are_counted():
 
 def test_turnaround():
     assert turnaround() == TURNAROUND
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(("n", "mantissa_bits"), [(8, 9), (8, 8)])
+def test_rtl(tmp_path, n, mantissa_bits):
+    run_bench(MatrixUnit(config(n, mantissa_bits)), "tb.tb_matrix", tmp_path, seed=1, n=n,
+              mantissa_bits=mantissa_bits)

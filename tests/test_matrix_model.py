@@ -34,7 +34,9 @@ def to_bits(value, zero_sign=0):
 def from_bits(bits):
     """Fraction of a finite binary32, subnormals flushed."""
     field = bits >> 23 & 0xff
-    value = Fraction(bits & 0x7fffff | 1 << 23) * Fraction(2)**(field - 150) if field else Fraction(0)
+    if field == 0:
+        return Fraction(0)
+    value = Fraction(bits & 0x7fffff | 1 << 23) * Fraction(2)**(field - 150)
     return -value if bits >> 31 else value
 
 

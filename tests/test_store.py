@@ -46,8 +46,8 @@ def test_random_programs(name, stall):
         assert np.array_equal(memory[tier], expected[tier])
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("name", ["nano", "sim", "narrow"])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["nano", "sim"])
 def test_bus_errors(name, seed):
     config, rng = CONFIGS[name], random.Random(f"{name} {seed}")
     memory, state = new_memory(rng), new_state(config, rng)
@@ -98,14 +98,14 @@ def test_refusals_keep_order(seed):
         assert np.array_equal(memory[tier], expected[tier])
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_abort_and_go_on(seed):
     config, rng = CONFIGS["sim"], random.Random(seed)
     memory, state = new_memory(rng), new_state(config, rng)
     expected = copies(memory)
     commands = [random_transfer(config, rng, largest=12) for _ in range(4)]
     bench = TransferBench(config, Opcode.STORE, memory, state, seed=seed, stall=0.3)
-    bench.run(commands, abort_at=rng.randrange(400), then=commands)
+    bench.run(commands, abort_at=rng.randrange(400), hold=seed % 2, then=commands)
     assert bench.results == [(Error.NONE, 0)] * len(commands)
     for command in commands:
         transfer_model.store(config, command, expected, state, OPEN)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from gradmill_hw.config import NANO, SIM
-from gradmill_hw.isa import AddOp, AddSource, FunctionOp, MaskKind, MulSource, Space
+from gradmill_hw.config import CONFIGS, NANO, SIM
+from gradmill_hw.isa import AddSource, MaskKind
 from gradmill_hw.memory.ports import READ_LATENCY
 from gradmill_hw.vector import vector_model
 from gradmill_hw.vector.vector import VectorUnit
 from tb.run import run_bench
-from tb.vector_random import instruction, random_instruction, random_state
+from tb.vector_random import FIELDS, random_instruction, random_state
 
 SMALL = SIM.replace(tensor_rows=512, acc_rows=256, mask_rows=128)
 
@@ -218,8 +218,8 @@ def hash_of(name):
 
 @pytest.mark.parametrize("seed", range(3, 7))
 def test_all_ports_refuse(seed):
-    bench = Bench(NANO, seed=seed, gap=0.3, refuse=dict(
-        acc_a=0.3, acc_b=0.5, tensor_read=0.4, mask_read=0.6, acc_write=0.5))
+    refuse = {"acc_a": 0.3, "acc_b": 0.5, "tensor_read": 0.4, "mask_read": 0.6, "acc_write": 0.5}
+    bench = Bench(NANO, seed=seed, gap=0.3, refuse=refuse)
     bench.run(batches(NANO, seed, 4, 6))
 
 
@@ -228,9 +228,8 @@ def test_every_encoding():
     state = random_state(NANO, rng)
     ahead = state.copy()
     commands = []
-    for name, values in dict(mul=4, add_source=8, add_op=8, function=8, mask=16, alternative=4,
-                             butterfly=8).items():
-        for value in range(values):
+    for name in ("mul", "add_source", "add_op", "function", "mask", "alternative", "butterfly"):
+        for value in range(1 << FIELDS[name]):
             fixed = {name: value, "write_acc": 1, "write_mask": 1}
             if name in ("add_op", "butterfly"):
                 fixed["add_source"] = AddSource.BUTTERFLY
@@ -239,3 +238,9 @@ def test_every_encoding():
             commands.append(random_instruction(ahead, rng, max_rows=6, max_blocks=2, **fixed))
             vector_model.vector(commands[-1], ahead)
     Bench(NANO, seed=8).run([(state, commands)])
+
+
+@pytest.mark.rtl
+def test_rtl(tmp_path):
+    config = CONFIGS["edge"]
+    run_bench(VectorUnit(config), "tb.tb_vector", tmp_path, config=config.name, instructions=150)

@@ -44,7 +44,17 @@ def from_double(value):
         return 0xff800000 if value < 0 else INF
 
 
+def multiply(a, x):
+    """``x`` is None if there is no multiplication."""
+    if x is None:
+        return a
+    return NAN if is_nan(a) or is_nan(x) else from_double(to_double(a) * to_double(x))
+
+
 def combine(op, p, c):
+    """``c`` is None if there is no addition."""
+    if c is None:
+        return p
     if is_nan(p) or is_nan(c):
         return NAN
     if op in (AddOp.MAX, AddOp.MIN):
@@ -100,7 +110,6 @@ def reference(c, state):
                         for s in ("scalar0", "scalar1"))
     element = c["mem"]
     for block in range(c["blocks"]):
-        tile = []
         results = []
         for r in range(-(-c["rows"] // n) * n if c["rows"] else 0):
             if r >= c["rows"]:
@@ -113,31 +122,24 @@ def reference(c, state):
                      for x in state.tensor_mantissa[at].tolist()]
             else:
                 a = bits_of(state.acc[at])
+            b = k = [0] * n
             if c["mul"] == MulSource.ROW or c["add_source"] == AddSource.ROW:
                 b = bits_of(state.acc[c["op1"] + block * c["b_stride"] + r * c["b_step"]])
             mask_row = c["op4"] + block * c["k_stride"] + r
             if c["mask"] == MaskKind.MEMORY or c["add_source"] == AddSource.MASKED:
                 k = state.mask[mask_row].tolist()
 
-            p = []
-            for j in range(n):
-                x = {MulSource.SCALAR: lambda: scalar0, MulSource.ROW: lambda: b[j],
-                     MulSource.SELF: lambda: a[j]}.get(c["mul"])
-                p.append(a[j] if x is None else NAN if is_nan(a[j]) or is_nan(x())
-                         else from_double(to_double(a[j]) * to_double(x())))
+            p = [multiply(a[j], {MulSource.SCALAR: scalar0, MulSource.ROW: b[j],
+                                 MulSource.SELF: a[j]}.get(c["mul"])) for j in range(n)]
             result, keeps = [], []
             for j in range(n):
-                other = j ^ 1 << c["butterfly"]
-                operand = {
-                    AddSource.SCALAR: lambda: scalar1, AddSource.ROW: lambda: b[j],
-                    AddSource.BUTTERFLY: lambda: p[other if 1 << c["butterfly"] < n else j],
-                    AddSource.MASKED: lambda: scalar1 if k[j] else 0,
-                }.get(c["add_source"])
-                q = p[j] if operand is None else combine(c["add_op"], p[j], operand())
+                other = j ^ 1 << c["butterfly"] if 1 << c["butterfly"] < n else j
+                q = combine(c["add_op"], p[j], {
+                    AddSource.SCALAR: scalar1, AddSource.ROW: b[j], AddSource.BUTTERFLY: p[other],
+                    AddSource.MASKED: scalar1 if k[j] else 0}.get(c["add_source"]))
                 f = apply_function(c["function"], q)
-                keep = {MaskKind.MEMORY: lambda: k[j],
-                        MaskKind.POSITIVE: lambda: is_nan(f) or to_double(f) > 0,
-                        }.get(c["mask"], lambda: True)()
+                keep = {MaskKind.MEMORY: k[j], MaskKind.POSITIVE: is_nan(f) or to_double(f) > 0,
+                        }.get(c["mask"], True)
                 if block * n + j >= c["cols"]:
                     keep, v = False, 0xff800000 if c["pad"] else 0
                 elif keep:
@@ -217,25 +219,29 @@ def test_masked_infinity_is_not_reported():
     assert vector(command, state) == Events(1, True, False)
 
 
+def some(**fields):
+    return fields
+
+
 @pytest.mark.parametrize(("fields", "legal"), [
-    (dict(op0=10, op2=10, a_stride=5, d_stride=5), True),       # in place
-    (dict(op0=10, op2=9, a_stride=5, d_stride=5), True),        # behind the reads
-    (dict(op0=10, op2=11, a_stride=5, d_stride=5), False),      # ahead of the reads
-    (dict(op0=10, op2=10, a_stride=0, d_stride=0), False),      # block 1 reads what block 0 wrote
-    (dict(op0=10, op2=100, a_stride=0, d_stride=0), True),
-    (dict(op0=10, op2=10, a_stride=5, d_stride=6), False),
-    (dict(op0=10, op2=10, a_stride=6, d_stride=5), True),
-    (dict(op0=10, op2=14, a_stride=5, d_stride=100), False),
-    (dict(op0=10, op2=6, a_stride=5, d_stride=5, a_step=0), True),
-    (dict(op0=10, op2=10, a_stride=5, d_stride=100, a_step=0), False),
-    (dict(op0=10, op1=200, op2=200, a_stride=5, b_stride=5, d_stride=5,
+    (some(op0=10, op2=10, a_stride=5, d_stride=5), True),       # in place
+    (some(op0=10, op2=9, a_stride=5, d_stride=5), True),        # behind the reads
+    (some(op0=10, op2=11, a_stride=5, d_stride=5), False),      # ahead of the reads
+    (some(op0=10, op2=10, a_stride=0, d_stride=0), False),      # block 1 reads what block 0 wrote
+    (some(op0=10, op2=100, a_stride=0, d_stride=0), True),
+    (some(op0=10, op2=10, a_stride=5, d_stride=6), False),
+    (some(op0=10, op2=10, a_stride=6, d_stride=5), True),
+    (some(op0=10, op2=14, a_stride=5, d_stride=100), False),
+    (some(op0=10, op2=6, a_stride=5, d_stride=5, a_step=0), True),
+    (some(op0=10, op2=10, a_stride=5, d_stride=100, a_step=0), False),
+    (some(op0=10, op1=200, op2=200, a_stride=5, b_stride=5, d_stride=5,
           mul=MulSource.ROW, b_step=1), True),
-    (dict(op0=10, op1=199, op2=200, a_stride=5, b_stride=5, d_stride=5,
+    (some(op0=10, op1=199, op2=200, a_stride=5, b_stride=5, d_stride=5,
           mul=MulSource.ROW, b_step=1), False),
 ])
 def test_order_of_reads_and_writes(fields, legal):
     state = random_state(NANO, np.random.default_rng(5))
-    command = instruction(rows=5, blocks=2, cols=8, **dict(a_step=1, write_acc=1) | fields)
+    command = instruction(rows=5, blocks=2, cols=8, **{"a_step": 1, "write_acc": 1} | fields)
     if legal:
         expected = state.copy()
         reference(command, expected)
@@ -248,8 +254,8 @@ def test_order_of_reads_and_writes(fields, legal):
 
 def test_rows_beyond_a_memory_are_refused():
     state = random_state(NANO, np.random.default_rng(6))
-    for operand, fields in (("op0", {}), ("op1", dict(mul=MulSource.ROW)), ("op2", {}),
-                            ("op3", dict(write_tensor=1)), ("op4", dict(write_mask=1))):
+    for operand, fields in (("op0", {}), ("op1", {"mul": MulSource.ROW}), ("op2", {}),
+                            ("op3", {"write_tensor": 1}), ("op4", {"write_mask": 1})):
         command = instruction(rows=2, blocks=1, cols=4, a_step=1, b_step=1, write_acc=1,
                               **{"op2": 100, operand: 60000}, **fields)
         with pytest.raises(ValueError, match="beyond"):

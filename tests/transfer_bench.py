@@ -189,11 +189,11 @@ class TransferBench:
                 return bits(self.state, row)
         return View()
 
-    def run(self, commands, *, abort_at=None, then=(), limit=200_000):
+    def run(self, commands, *, abort_at=None, hold=False, then=(), limit=20_000):
         """Run ``commands``; ends when all are done or at the first error.
 
-        In cycle ``abort_at`` the unit is aborted; once it has drained it gets ``then``, whose
-        results are all that ``results`` shows.
+        In cycle ``abort_at`` the unit is aborted, with ``hold`` until it has drained; then it
+        gets ``then``, whose results are all that ``results`` shows.
         """
         sim = Simulator(self.machine)
         sim.add_clock(1e-6)
@@ -236,8 +236,10 @@ class TransferBench:
                 busy = await self._step(ctx)
                 assert self.cycles < limit, "no end"
                 if abort_at is not None and self.cycles == abort_at + 1:
+                    ctx.set(unit.abort, hold)
                     while await self._step(ctx):
                         assert self.cycles < limit, "no end"
+                    ctx.set(unit.abort, 0)
                     self.results.clear()
                     pending.extend(then)
                     expected = len(then)

@@ -49,21 +49,27 @@ class Tier(IntEnum):
 
 
 class Error(IntEnum):
-    """What stopped a tile."""
-    NONE                = 0
-    ILLEGAL_INSTRUCTION = 1   # unknown opcode, reserved bits, field or semaphore that cannot be
-    WINDOW              = 2   # a byte outside the windows granted for the tier
-    ALIGNMENT           = 3   # memory address or stride that is not a whole beat
-    COUNT               = 4   # a count of zero
-    KIND                = 5   # unknown row format
-    CODEC               = 6   # unknown stash format
-    BUS_READ            = 7   # error response to a read
-    BUS_WRITE           = 8   # error response to a write
-    RANGE               = 9   # row address beyond an on-chip memory
-    SEMAPHORE_OVERFLOW  = 10  # post to a semaphore that is full
-    WATCHDOG            = 11  # no progress for ``watchdog`` cycles
-    LOOP                = 12  # more than four nested loops, or NEXT without LOOP
-    FETCH               = 13  # instruction outside the near windows, or error response to it
+    """What stopped a tile; ``doc`` says it in words."""
+    NONE                = 0,  "no error"
+    ILLEGAL_INSTRUCTION = 1,  "unknown opcode, reserved bits, field or semaphore that cannot be"
+    WINDOW              = 2,  "a byte outside the windows granted for the tier"
+    ALIGNMENT           = 3,  "memory address or stride that is not a whole beat"
+    COUNT               = 4,  "a count of zero"
+    KIND                = 5,  "unknown row format"
+    CODEC               = 6,  "unknown stash format"
+    BUS_READ            = 7,  "error response to a read"
+    BUS_WRITE           = 8,  "error response to a write"
+    RANGE               = 9,  "row address beyond an on-chip memory"
+    SEMAPHORE_OVERFLOW  = 10, "post to a semaphore that is full"
+    WATCHDOG            = 11, "no progress for `watchdog` cycles"
+    LOOP                = 12, "more than four nested loops, or `NEXT` without `LOOP`"
+    FETCH               = 13, "instruction outside the near windows, or error response to it"
+
+    def __new__(cls, value, doc):
+        self = int.__new__(cls, value)
+        self._value_ = value
+        self.doc = doc
+        return self
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,8 @@ class Device(ABC):
         pc, address = self.read_pair("error_pc"), self.read_pair("error_address")
         instruction = self._instruction(pc)
         where = "sequencer" if queue is None else f"{queue.name.lower()} queue"
-        text = f"{error} in the {where}, address {address:#x}: {instruction}"
+        place = f", address {address:#x}" if address else ""
+        text = f"{error} in the {where}{place}: {instruction}"
         text = "\n  ".join([text, *self._waiting()])
         return DeviceError(text, error=error, queue=queue, instruction=instruction,
                            address=address)

@@ -194,15 +194,12 @@ class Emulator(Device):
                     self._post(queue, fields["post"], command)
                 self._counters[_QUEUE_COUNTER[queue]] += 1
         except SequencerFault as fault:
-            raise _Stop(fault.error, fault.pc, fault.pc) from None
+            raise _Stop(fault.error, pc=fault.pc) from None
 
     def _fetch(self):
         """Commands of the program, which lies in one window."""
-        start = self._get_pair("program")
-        if start % INSTRUCTION_BYTES:
-            raise _Stop(Error.FETCH, start, start)
-        windows = self._windows[Tier.NEAR]
-        end = next((min(limit, self.size(Tier.NEAR)) for base, limit, may_read, _ in windows
+        start = self._get_pair("program") & -INSTRUCTION_BYTES
+        end = next((limit for base, limit, may_read, _ in self._windows[Tier.NEAR]
                     if may_read and base <= start and start + INSTRUCTION_BYTES <= limit), start)
         arguments = [self._get_pair(f"argument{k}") for k in range(ARGUMENTS)]
         memory = memoryview(self.memories[Tier.NEAR])[start:end]
@@ -217,9 +214,10 @@ class Emulator(Device):
             for k in range(WINDOWS):
                 name = f"{tier.name.lower()}_window{k}"
                 control = REGS[f"{name}_control"].unpack(self._words[f"{name}_control"])
-                windows[tier].append((self._get_pair(f"{name}_base"),
-                                      self._get_pair(f"{name}_limit") + 1,
-                                      control["read"], control["write"]))
+                base, limit = (self._get_pair(f"{name}_{end}") for end in ("base", "limit"))
+                exists = limit <= 1 << self.config.address_bits
+                windows[tier].append((base, limit, control["read"] and exists,
+                                      control["write"] and exists))
         return windows
 
     def _take(self, queue, mask, command):

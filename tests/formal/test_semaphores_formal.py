@@ -22,8 +22,10 @@ class SemaphoresProof(wiring.Component):
     def __init__(self, dut=Semaphores):
         self.dut = dut(maximum=MAXIMUM)
         super().__init__(
-            {name: In(width).array(len(TILE_QUEUES))
-             for name, width in (("wait", TOKENS), ("post", TOKENS), ("take", 1))}
+            {
+                name: In(width).array(len(TILE_QUEUES))
+                for name, width in (("wait", TOKENS), ("post", TOKENS), ("take", 1))
+            }
         )
 
     def elaborate(self, platform):
@@ -116,5 +118,9 @@ class Broken(Semaphores):
 )
 def test_broken(fault):
     with pytest.raises(ProofFailed, match="base case failed"):
-        prove(lambda: SemaphoresProof(lambda **sizes: Broken(fault, **sizes)), fault,
-              engine="pdr", depth=10)
+        prove(
+            lambda: SemaphoresProof(lambda **sizes: Broken(fault, **sizes)),
+            fault,
+            engine="pdr",
+            depth=10,
+        )

@@ -182,7 +182,8 @@ class RowIssue(wiring.Component):
         product = Signal.like(self.macs)
         with m.If(take):
             m.d.sync += [k_lanes.eq(tile.p.k_lanes), c_lanes.eq(tile.p.c_lanes)]
-        m.d.sync += product.eq(k_lanes * c_lanes)
+        # Not written as a product, which would take a multiplier away from the array.
+        m.d.sync += product.eq(sum(Mux(k_lanes[b], c_lanes << b, 0) for b in range(len(k_lanes))))
         m.d.sync += self.macs.eq(Mux(self.tag.valid, product, 0))
 
         return m

@@ -14,7 +14,7 @@ class Completion(wiring.Component):
     """Reports instructions in order; after the first bad one, stops for good.
 
     A failure or refusal is reported once, when the unit has drained; nothing is reported after
-    it. An abort reports nothing. After an abort the unit is ready again once it has drained.
+    it. An abort reports nothing; once it is over and the unit has drained, all is as after reset.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Completion(wiring.Component):
     abort : In(1)
         Give up.
     busy : Out(1)
-        A report is due, or an abort has not ended.
+        A run is in the unit, or a report is due.
     stop : Out(1)
         Begin nothing new; what still arrives has no effect.
     done : Out(1)
@@ -72,7 +72,7 @@ class Completion(wiring.Component):
         report = Signal()  # an error waits for the unit to drain
         reset = Signal()  # so does the end of an abort
 
-        m.d.comb += self.busy.eq(report | reset)
+        m.d.comb += self.busy.eq(report | ~self.drained)
         m.d.sync += self.done.eq(0)
         with m.If(~self.stop):
             with m.If(self.failed):

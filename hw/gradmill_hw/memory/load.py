@@ -80,10 +80,10 @@ class Load(wiring.Component):
     error_mem : Out(40)
         With ``done`` and an error: first byte of the run or transfer.
     abort : In(1)
-        Drain, write nothing more and report nothing more. The unit is as after reset when it has
-        been given and ``busy`` has fallen.
+        Drain, write nothing more and report nothing more. From the next cycle on
+        ``busy`` tells when that is done; then, with ``abort`` low, the unit is as after reset.
     busy : Out(1)
-        An instruction is in the unit, or it is stopped by an abort.
+        An instruction is in the unit.
     traffic : Out(Traffic(config))
         Events for counters.
     """
@@ -190,7 +190,7 @@ class Load(wiring.Component):
             self.done.eq(completion.done),
             self.error.eq(completion.error),
             self.error_mem.eq(completion.error_mem),
-            self.busy.eq(~completion.drained | completion.busy),
+            self.busy.eq(completion.busy),
         ]
 
         low = config.beat_bytes.bit_length() - 1

@@ -31,6 +31,13 @@ class TensorMemory(wiring.Component):
     network that exchanges lane ``l`` for ``l xor r`` or ``l xor c`` puts them in order. A power of
     two of lanes needs no adder for the addresses, which a rotation by ``r`` would.
 
+    Parameters
+    ----------
+    config : Config
+        ``tensor_rows`` rows of ``n`` mantissas in ``banks`` banks.
+    readers, writers : int
+        Clients.
+
     Members
     -------
     read : In(TensorReadPort(config)).array(readers)

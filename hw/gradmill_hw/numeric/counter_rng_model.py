@@ -77,4 +77,4 @@ def random_rows(seed, step, layer, index, n, bits):
         # A lane may end in the next block.
         following = words[:, np.minimum(first // 64 + 1, blocks - 1)]
         numbers |= following << (np.uint64(63) - offset) << np.uint64(1)
-    return numbers.astype(np.uint16) & np.uint16((1 << bits) - 1)
+    return numbers.astype(np.uint16, order="C") & np.uint16((1 << bits) - 1)

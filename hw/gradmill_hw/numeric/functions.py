@@ -58,6 +58,17 @@ def _leading_one(value):
     return Cat(Mux(above, high, low)[:len(low)], above)
 
 
+def _choose(index, values):
+    """One of four values by the two bits of ``index``."""
+    return Mux(index[1], Mux(index[0], values[3], values[2]),
+               Mux(index[0], values[1], values[0]))
+
+
+def _add(a, b, carry):
+    """``a + b + carry`` on one carry chain."""
+    return (Cat(carry, a) + Cat(carry, b))[1:]
+
+
 class Functions(wiring.Component):
     """Exponential, reciprocal, reciprocal square root or natural logarithm.
 
@@ -98,7 +109,6 @@ class Functions(wiring.Component):
         # from 1 is kept, less one unit if m < 1.
         x = Fp32(self.i)
         is_exp = self.op == FunctionOp.EXP
-        is_recip = self.op == FunctionOp.RECIP
         is_rsqrt = self.op == FunctionOp.RSQRT
         is_log = self.op == FunctionOp.LOG
         half = x.frac[22]
@@ -123,12 +133,13 @@ class Functions(wiring.Component):
             m.d.comb += shift.eq(length)
         with m.Else():
             m.d.comb += shift.eq(21 + half)
-        aligned = Cat(C(0, 25), frac, is_exp)
-        for step in reversed(range(6)):
-            shifted = Signal(33 + (1 << min(step, 4)), name=f"aligned_{step}")
-            m.d.comb += shifted.eq(Mux(shift[step], aligned[1 << step:], aligned))
+        aligned = Mux(shift[6:].any(), 0, Cat(C(0, 25), frac, is_exp))
+        for step in (4, 2, 0):
+            shifted = Signal(34 + (1 << step) - 1, name=f"aligned_{step}")
+            m.d.comb += shifted.eq(_choose(shift[step:step + 2],
+                                           [aligned[k << step:] for k in range(4)]))
             aligned = shifted
-        fixed_1 = register("fixed_1", Mux(shift[6:].any(), 0, aligned)[:34])
+        fixed_1 = register("fixed_1", aligned)
 
         huge = is_exp & (x.exp >= 134)
         plan = Signal(_Plan)
@@ -148,8 +159,10 @@ class Functions(wiring.Component):
             plan.nan.eq(x.is_nan | (is_rsqrt | is_log) & x.sign & ~x.is_zero),
         ]
         plan_1 = register("plan_1", plan)
-        near_1 = register("near_1", near)
-        recip_1 = register("recip_1", is_recip)
+        # Intervals are 2**-7, 2**-8, 2**-9 or 2**-10 of a mantissa.
+        fine_1 = register("fine_1", Mux(near, 2 | ~half, is_log)[:2])
+        bank_1 = register("bank_1", Mux(is_log, Cat(Mux(near, half, x.frac[22]), near, C(1, 1)),
+                                        Cat(~x.exp[0] & is_rsqrt, is_rsqrt, C(0, 1))))
         rsqrt_1 = register("rsqrt_1", is_rsqrt)
         length_1 = register("length_1", length)
         exp_1 = register("exp_1", x.exp)
@@ -165,47 +178,29 @@ class Functions(wiring.Component):
         m.d.comb += [
             octaves.eq(octaves_int[fixed_1[27:]] + octaves_frac[fixed_1[22:27]]),
             power.eq(exp_1 - 127 + half_1),
-            k.eq(Mux(plan_1.is_exp, octaves[6:], Mux(near_1, 0, abs(power)))),
+            k.eq(Mux(plan_1.is_exp, octaves[6:], Mux(fine_1[1], 0, abs(power)))),
         ]
-        address = Signal(10)
-        place = Signal(18)
+        address = Cat(_choose(fine_1, [frac_1[size:size + 7] for size in (16, 15, 14, 13)]),
+                      bank_1)
+        place = _choose(fine_1, [Cat(C(0, gap), frac_1)[:18] for gap in (2, 3, 4, 5)])
         exponent = Signal(signed(10))
         with m.If(plan_1.is_exp):
             m.d.comb += exponent.eq(136 + plan_1.invert)
-        with m.Elif(recip_1):
-            m.d.comb += [
-                address.eq(frac_1[16:]),
-                place.eq(frac_1 << 2),
-                exponent.eq(263 - exp_1),
-            ]
         with m.Elif(rsqrt_1):
-            m.d.comb += [
-                address.eq(Cat(frac_1[16:], ~exp_1[0], C(1, 2))),
-                place.eq(frac_1 << 2),
-                exponent.eq((400 - exp_1) >> 1),
-            ]
-        with m.Elif(~near_1):
-            m.d.comb += [
-                address.eq(Cat(frac_1[15:], C(2, 2))),
-                place.eq(frac_1 << 3),
-                exponent.eq(134),
-            ]
+            m.d.comb += exponent.eq((400 - exp_1) >> 1)
+        with m.Elif(~plan_1.is_log):
+            m.d.comb += exponent.eq(263 - exp_1)
+        with m.Elif(fine_1[1]):
+            m.d.comb += exponent.eq(113 + length_1 - half_1)
         with m.Else():
-            m.d.comb += [
-                address.eq(Cat(Mux(half_1, frac_1[14:21], frac_1[13:20]), half_1, C(3, 2))),
-                place.eq(Mux(half_1, frac_1 << 4, frac_1 << 5)),
-                exponent.eq(113 + length_1 - half_1),
-            ]
-            with m.If(plan_1.tiny):
-                zeros = (23 - length_1)[:4]
-                m.d.comb += address.eq(
-                    Cat(zeros, ~half_1, ~half_1, half_1, C(1, 3)))
+            m.d.comb += exponent.eq(134)
         plan_2 = register("plan_2", plan_1)
         fixed_2 = register("fixed_2", fixed_1)
         k_2 = register("k_2", k)
         address_2 = register("address_2", address)
         place_2 = register("place_2", place)
         exponent_2 = register("exponent_2", exponent)
+        octave_2 = register("octave_2", Cat((23 - length_1)[:4], ~half_1, ~half_1, half_1))
 
         # 3: addend or, for exp, reduced argument.
         ln2_low, ln2_high = map(Array, tables.ln2_multiples())
@@ -214,14 +209,15 @@ class Functions(wiring.Component):
         addend = Signal(36)
         minus = plan_2.minus.replicate(36)
         m.d.comb += [
-            partial.eq(Cat(C(0, 2), fixed_2) + (ln2_low[k_2[:4]] ^ minus) + plan_2.minus),
-            reduced.eq(partial + (ln2_high[k_2[4:]] ^ minus) + plan_2.minus),
+            partial.eq(_add(Cat(C(0, 2), fixed_2), ln2_low[k_2[:4]] ^ minus, plan_2.minus)),
+            reduced.eq(_add(partial, ln2_high[k_2[4:]] ^ minus, plan_2.minus)),
             addend.eq(reduced ^ plan_2.invert.replicate(36)),
         ]
         m.submodules.entries = entries = memory.Memory(
             shape=_Entry, depth=tables.ENTRIES, init=_entries())
         port = entries.read_port()
-        m.d.comb += port.addr.eq(Mux(plan_2.is_exp, Cat(addend[22:29], C(1, 3)), address_2))
+        m.d.comb += port.addr.eq(Mux(plan_2.is_exp, Cat(addend[22:29], C(1, 3)),
+                                     Mux(plan_2.tiny, Cat(octave_2, C(1, 3)), address_2)))
         plan_3 = register("plan_3", plan_2)
         addend_3 = register("addend_3", addend)
         place_3 = register("place_3", place_2)
@@ -247,9 +243,9 @@ class Functions(wiring.Component):
         slope_5 = register("slope_5", (entry_4.c1 + (inner >> 11))[:18].as_signed())
         d_5 = register("d_5", d_4)
         exponent_5 = register("exponent_5", exponent_4)
-        base_5 = register("base_5", (
-            addend_4 + (Cat(C(0, 1), c0, C(0, 9)) ^ plan_4.subtract.replicate(36))
-            + plan_4.subtract)[:36])
+        base_5 = register("base_5", _add(
+            addend_4, Cat(C(0, 1), c0, C(0, 9)) ^ plan_4.subtract.replicate(36),
+            plan_4.subtract)[:36])
 
         # 6: outer product.
         plan_6 = register("plan_6", plan_5)
@@ -261,8 +257,8 @@ class Functions(wiring.Component):
         total = Signal(36)
         outer = Signal(signed(36))
         m.d.comb += [
-            outer.eq(outer_6 ^ plan_6.subtract.replicate(len(outer_6)).as_signed()),
-            total.eq(base_6 + outer + plan_6.subtract),
+            outer.eq(outer_6),
+            total.eq(_add(base_6, outer ^ plan_6.subtract.replicate(36), plan_6.subtract)),
         ]
         normal = total
         skipped = []

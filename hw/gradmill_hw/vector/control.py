@@ -1,46 +1,56 @@
 """What the lanes and the mask unit need to know of an instruction."""
 
 from amaranth import *
-from amaranth.lib import data, wiring
+from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..isa import AddOp, AddSource, FunctionOp, MaskKind, MulSource, Opcode
 from ..isa_layout import command_layout
 
 
-__all__ = ["SCALARS", "Control", "Decoder"]
+__all__ = ["SCALARS", "Addend", "Control", "Decoder", "Factor"]
 
 #: Scalar registers that an instruction can name.
 SCALARS = 8
 
 
+class Factor(enum.Enum, shape=2):
+    """Second operand of the multiply stage."""
+    SCALAR = 0
+    ROW    = 1
+    SELF   = 2
+
+
+class Addend(enum.Enum, shape=2):
+    """Second operand of the add stage."""
+    SCALAR   = 0
+    ROW      = 1  # b with the multiply stage unused
+    LATE_ROW = 2  # b after as many cycles as the multiply stage takes
+    LANE     = 3  # p of another lane
+
+
 class Control(data.Struct):
-    """An instruction as the pipeline sees it; constant while one is in the pipeline."""
-    multiply:      1   # the multiply stage is used
-    factor_row:    1   # x = b
-    factor_self:   1   # x = a
-    combine:       1   # the add stage is used
-    extremum:      1   # it is max or min
-    minimum:       1
-    negate_p:      1
-    negate_c:      1
-    c_row:         1
-    c_butterfly:   1
-    c_masked:      1
-    butterfly:     3   # log2 of the lane distance
-    use_function:  1
-    function:      FunctionOp
-    mask_memory:   1
-    mask_positive: 1
-    scalar0:       32
-    scalar1:       32
+    """An instruction as the lanes see it; constant while one is in the pipeline."""
+    multiply:     1  # the multiply stage is used
+    factor:       Factor
+    combine:      1  # the add stage is used
+    extremum:     1  # for max or min
+    minimum:      1  # for min
+    negate_p:     1
+    negate_c:     1
+    addend:       Addend
+    masked:       1  # c is +0 where the mask bit is 0
+    use_function: 1  # the function stage is used
+    function:     FunctionOp
+    scalar0:      32
+    scalar1:      32
 
 
 class Decoder(wiring.Component):
     """Control signals of a vector command; combinational.
 
-    Values that no enumeration lists have no effect: an unknown source, function or mask kind is
-    none, an unknown operation adds.
+    Values that no enumeration lists have no effect: an unknown source or function is none, an
+    unknown operation adds.
 
     Members
     -------
@@ -49,7 +59,7 @@ class Decoder(wiring.Component):
     scalars : In(data.ArrayLayout(32, SCALARS))
         Scalar registers.
     control : Out(Control)
-        Pipeline control.
+        Control of the lanes.
     read_b, read_mask : Out(1)
         The instruction uses rows of B, bits of the mask memory.
     """
@@ -68,28 +78,54 @@ class Decoder(wiring.Component):
         cmd = self.cmd
         control = self.control
 
-        combine = (cmd.add_source != AddSource.NONE) & (cmd.add_source <= AddSource.MASKED)
+        m.d.comb += control.multiply.eq(1)
+        with m.Switch(cmd.mul):
+            with m.Case(MulSource.SCALAR):
+                m.d.comb += control.factor.eq(Factor.SCALAR)
+            with m.Case(MulSource.ROW):
+                m.d.comb += [control.factor.eq(Factor.ROW), self.read_b.eq(1)]
+            with m.Case(MulSource.SELF):
+                m.d.comb += control.factor.eq(Factor.SELF)
+            with m.Default():
+                m.d.comb += control.multiply.eq(0)
+
+        m.d.comb += control.combine.eq(1)
+        with m.Switch(cmd.add_source):
+            with m.Case(AddSource.SCALAR):
+                m.d.comb += control.addend.eq(Addend.SCALAR)
+            with m.Case(AddSource.ROW):
+                m.d.comb += [
+                    control.addend.eq(Mux(control.multiply, Addend.LATE_ROW, Addend.ROW)),
+                    self.read_b.eq(1),
+                ]
+            with m.Case(AddSource.BUTTERFLY):
+                m.d.comb += control.addend.eq(Addend.LANE)
+            with m.Case(AddSource.MASKED):
+                m.d.comb += [
+                    control.addend.eq(Addend.SCALAR),
+                    control.masked.eq(1),
+                    self.read_mask.eq(1),
+                ]
+            with m.Default():
+                m.d.comb += control.combine.eq(0)
+
+        with m.Switch(cmd.add_op):
+            with m.Case(AddOp.SUB):
+                m.d.comb += control.negate_c.eq(1)
+            with m.Case(AddOp.RSUB):
+                m.d.comb += control.negate_p.eq(control.combine)
+            with m.Case(AddOp.MAX):
+                m.d.comb += control.extremum.eq(1)
+            with m.Case(AddOp.MIN):
+                m.d.comb += [control.extremum.eq(1), control.minimum.eq(1)]
+
+        with m.If(cmd.mask == MaskKind.MEMORY):
+            m.d.comb += self.read_mask.eq(1)
         m.d.comb += [
-            control.multiply.eq(cmd.mul != MulSource.NONE),
-            control.factor_row.eq(cmd.mul == MulSource.ROW),
-            control.factor_self.eq(cmd.mul == MulSource.SELF),
-            control.combine.eq(combine),
-            control.extremum.eq((cmd.add_op == AddOp.MAX) | (cmd.add_op == AddOp.MIN)),
-            control.minimum.eq(cmd.add_op == AddOp.MIN),
-            control.negate_p.eq(combine & (cmd.add_op == AddOp.RSUB)),
-            control.negate_c.eq(cmd.add_op == AddOp.SUB),
-            control.c_row.eq(cmd.add_source == AddSource.ROW),
-            control.c_butterfly.eq(cmd.add_source == AddSource.BUTTERFLY),
-            control.c_masked.eq(cmd.add_source == AddSource.MASKED),
-            control.butterfly.eq(cmd.butterfly),
             control.use_function.eq((cmd.function != FunctionOp.NONE)
                                     & (cmd.function <= FunctionOp.LOG)),
             control.function.eq(cmd.function),
-            control.mask_memory.eq(cmd.mask == MaskKind.MEMORY),
-            control.mask_positive.eq(cmd.mask == MaskKind.POSITIVE),
             control.scalar0.eq(Mux(cmd.scalar0_reg, self.scalars[cmd.scalar0[:3]], cmd.scalar0)),
             control.scalar1.eq(Mux(cmd.scalar1_reg, self.scalars[cmd.scalar1[:3]], cmd.scalar1)),
-            self.read_b.eq(control.factor_row | control.c_row),
-            self.read_mask.eq(control.mask_memory | control.c_masked),
         ]
         return m

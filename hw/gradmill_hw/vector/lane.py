@@ -8,7 +8,7 @@ from ..numeric.fp32_add import Fp32Add
 from ..numeric.fp32_format import CANONICAL_NAN, Fp32
 from ..numeric.fp32_mul import Fp32Mul
 from ..numeric.functions import Functions
-from .control import Control
+from .control import Addend, Control, Factor
 
 
 __all__ = ["Lane"]
@@ -72,30 +72,40 @@ class Lane(wiring.Component):
         m = Module()
         control = self.control
 
+        # Multiply.
         m.submodules.mul = mul = self._mul
         m.d.comb += [
             mul.a.eq(self.a),
-            mul.b.eq(Mux(control.factor_self, self.a,
-                         Mux(control.factor_row, self.b, control.scalar0))),
+            mul.b.eq(control.scalar0),
             self.p.eq(Mux(control.multiply, mul.o, self.a)),
         ]
+        with m.Switch(control.factor):
+            with m.Case(Factor.ROW):
+                m.d.comb += mul.b.eq(self.b)
+            with m.Case(Factor.SELF):
+                m.d.comb += mul.b.eq(self.a)
+
         late_b = self.b
         for i in range(mul.latency):
             delayed = Signal(32, reset_less=True, name=f"b_{i + 1}")
             m.d.sync += delayed.eq(late_b)
             late_b = delayed
 
+        # Second operand. Subtraction is a sign, inverted here.
         c = Signal(32)
-        with m.If(control.c_row):
-            m.d.comb += c.eq(Mux(control.multiply, late_b, self.b))
-        with m.Elif(control.c_butterfly):
-            m.d.comb += c.eq(self.exchanged)
-        with m.Elif(~control.c_masked | self.k):
-            m.d.comb += c.eq(control.scalar1)
-
-        # Subtraction is a sign, inverted once here.
-        left = Signal(32, reset_less=True)
-        right = Signal(32, reset_less=True)
+        with m.Switch(control.addend):
+            with m.Case(Addend.SCALAR):
+                m.d.comb += c.eq(control.scalar1)
+            with m.Case(Addend.ROW):
+                m.d.comb += c.eq(self.b)
+            with m.Case(Addend.LATE_ROW):
+                m.d.comb += c.eq(late_b)
+            with m.Case(Addend.LANE):
+                m.d.comb += c.eq(self.exchanged)
+        with m.If(control.masked & ~self.k):
+            m.d.comb += c.eq(0)
+        left = Signal(Fp32, reset_less=True)
+        right = Signal(Fp32, reset_less=True)
         m.d.sync += [
             left.eq(self.p ^ (control.negate_p << 31)),
             right.eq(c ^ (control.negate_c << 31)),
@@ -104,14 +114,21 @@ class Lane(wiring.Component):
         m.submodules.add = add = self._add
         m.d.comb += [add.a.eq(left), add.b.eq(right)]
 
-        extremum = self._extremum(m, left, right)
-        q = Signal(32, reset_less=True)
-        with m.If(~control.combine):
-            m.d.sync += q.eq(left)
-        with m.Elif(control.extremum):
-            m.d.sync += q.eq(extremum)
-        with m.Else():
-            m.d.sync += q.eq(add.o)
+        # Larger or smaller, -0 below +0. Subnormals are flushed in the result only: flushing never
+        # changes the order of two values.
+        right_larger = Mux(left.sign == right.sign,
+                           (left.magnitude < right.magnitude) ^ left.sign, left.sign)
+        take_right = Signal()
+        m.d.comb += take_right.eq(control.combine & control.extremum
+                                  & (right_larger ^ control.minimum))
+        take_sum = control.combine & ~control.extremum
+        q = Signal(Fp32, reset_less=True)
+        m.d.sync += q.eq(Mux(take_sum, add.o, Mux(take_right, right, left)))
+        with m.If(control.combine & control.extremum):
+            with m.If(left.is_nan | right.is_nan):
+                m.d.sync += q.eq(CANONICAL_NAN)
+            with m.Elif(Mux(take_right, right.is_zero, left.is_zero)):
+                m.d.sync += q.frac.eq(0)
 
         m.submodules.function = function = self._function
         m.d.comb += [
@@ -120,21 +137,3 @@ class Lane(wiring.Component):
             self.o.eq(Mux(control.use_function, function.o, q)),
         ]
         return m
-
-    def _extremum(self, m, left, right):
-        """The larger or smaller of two binary32 values, -0 below +0; NaN if one is NaN.
-
-        Subnormals are flushed in the result only: flushing never changes the order of two values.
-        """
-        left, right = Fp32(left), Fp32(right)
-        right_larger = Mux(left.sign == right.sign,
-                           (left.magnitude < right.magnitude) ^ left.sign, left.sign)
-        chosen = Signal(Fp32)
-        result = Signal(32)
-        m.d.comb += [
-            chosen.eq(Mux(right_larger ^ self.control.minimum, right, left)),
-            result.eq(Cat(Mux(chosen.is_zero, 0, chosen.frac), chosen.exp, chosen.sign)),
-        ]
-        with m.If(left.is_nan | right.is_nan):
-            m.d.comb += result.eq(CANONICAL_NAN)
-        return result

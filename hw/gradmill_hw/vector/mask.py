@@ -118,9 +118,12 @@ class MaskUnit(wiring.Component):
 
         padding = Signal()
         columns_left = Signal(signed(17))
+        inside = Signal(n)
         m.d.comb += [
             padding.eq(row >= self.rows),
             columns_left.eq(self.cols - column),
+            inside.eq(Mux(columns_left < 0, 0, Mux(columns_left[lane_bits:].any(), -1,
+                                                   ~(-1 << columns_left[:lane_bits])))),
         ]
         m.d.sync += [
             self.o_valid.eq(self.i_valid),
@@ -157,7 +160,7 @@ class MaskUnit(wiring.Component):
             choice = Signal(Choice, name=f"choice{j}")
             with m.If(padding):
                 m.d.comb += choice.eq(Choice.ZERO)
-            with m.Elif(columns_left <= j):
+            with m.Elif(~inside[j]):
                 m.d.comb += choice.eq(Mux(self.pad, Choice.NEG_INFINITY, Choice.ZERO))
             with m.Elif(~keep):
                 m.d.comb += choice.eq(alternative)

@@ -30,11 +30,11 @@ class Events(data.Struct):
     saturate:  1  # a mantissa of the tensor result saturated
 
 
-def _delay_line(m, signal, cycles, *, clear=0):
-    """``signal`` delayed by 0 to ``cycles`` cycles; ``clear`` empties the line."""
-    line = [signal]
-    for _ in range(cycles):
-        delayed = Signal.like(line[-1], name=f"{signal.name}_{len(line)}")
+def _delay_line(m, value, cycles, *, name, clear=0):
+    """``value`` delayed by 0 to ``cycles`` cycles; ``clear`` empties the line."""
+    line = [value]
+    for age in range(1, cycles + 1):
+        delayed = Signal.like(value, name=f"{name}_{age}")
         m.d.sync += delayed.eq(Mux(clear, 0, line[-1]))
         line.append(delayed)
     return line
@@ -115,10 +115,19 @@ class VectorUnit(wiring.Component):
         """Cycles from the command to its first row entering the pipeline."""
         return 2 + READ_LATENCY + (space == Space.TENSOR) * self._dequantiser.latency
 
+    def _latency(self, multiply, add, function):
+        """Cycles that a row is in the lanes."""
+        return self._lanes[0].latency(multiply, add, function)
+
+    @property
+    def _tensor_wait(self):
+        """Cycles that a row of a tensor result waits for its random bits."""
+        return max(0, self._rng.latency - (self._latency(False, False, False) + 1))
+
     def overhead(self, command):
         """Cycles of an instruction beyond one per row and padding row, given its fields."""
         if command["write_tensor"]:
-            leave = self._quantiser.delay + self.config.n - 1
+            leave = self._tensor_wait + self._quantiser.delay + self.config.n - 1
         elif command["write_acc"]:
             leave = 1
         elif command["write_mask"]:
@@ -128,7 +137,7 @@ class VectorUnit(wiring.Component):
         sums = (AddSource.NONE < command["add_source"] <= AddSource.MASKED
                 and command["add_op"] not in (AddOp.MAX, AddOp.MIN))
         function = FunctionOp.NONE < command["function"] <= FunctionOp.LOG
-        pipeline = self._lanes[0].latency(command["mul"] != MulSource.NONE, sums, function) + 1
+        pipeline = self._latency(command["mul"] != MulSource.NONE, sums, function) + 1
         return self._fill(command["a_space"]) + pipeline + leave
 
     def elaborate(self, platform):
@@ -141,6 +150,7 @@ class VectorUnit(wiring.Component):
         held = Signal(cmd.shape())
         m.submodules.decoder = decoder = Decoder()
         control = Signal(Control)
+        partner = Signal(range(self.config.lane_bits + 1))
         read_b = Signal()
         read_mask = Signal()
         m.d.comb += [
@@ -151,6 +161,8 @@ class VectorUnit(wiring.Component):
             m.d.sync += [
                 held.eq(cmd),
                 control.eq(decoder.control),
+                partner.eq(Mux(cmd.butterfly < self.config.lane_bits, cmd.butterfly,
+                               self.config.lane_bits)),
                 read_b.eq(decoder.read_b),
                 read_mask.eq(decoder.read_mask),
             ]
@@ -192,20 +204,17 @@ class VectorUnit(wiring.Component):
             with m.If(port.valid & port.ready):
                 m.d.comb += [walk_x.next.eq(1), fifo.reserve.eq(1)]
 
-        granted = Signal()
-        m.d.comb += granted.eq(walk_a.next)
-        arrival = _delay_line(m, granted, READ_LATENCY + self._dequantiser.latency, clear=accept)
+        arrival = _delay_line(m, walk_a.next, READ_LATENCY + self._dequantiser.latency,
+                              name="arrival", clear=accept)
         m.submodules.dequantiser = dequantiser = self._dequantiser
         m.d.comb += [
             dequantiser.i.eq(self.tensor_read.data),
             fifo_a.valid.eq(Mux(from_tensor, arrival[-1], arrival[READ_LATENCY])),
             fifo_a.entry.eq(Mux(from_tensor, dequantiser.o, self.acc_a.data)),
         ]
-        for fifo, port, name in ((fifo_b, self.acc_b, "b"), (fifo_k, self.mask_read, "k")):
-            granted = Signal(name=f"granted_{name}")
+        for walk_x, fifo, port in ((walk_b, fifo_b, self.acc_b), (walk_k, fifo_k, self.mask_read)):
             m.d.comb += [
-                granted.eq(port.valid & port.ready),
-                fifo.valid.eq(_delay_line(m, granted, READ_LATENCY)[-1]),
+                fifo.valid.eq(_delay_line(m, walk_x.next, READ_LATENCY, name="arrival")[-1]),
                 fifo.entry.eq(port.data),
             ]
 
@@ -231,20 +240,17 @@ class VectorUnit(wiring.Component):
         # moves on to places where a longer one would take it again.
         sums = control.combine & ~control.extremum
         stages = Cat(control.multiply, sums, control.use_function)
-        latencies = [self._lanes[0].latency(i & 1, i >> 1 & 1, i >> 2) for i in range(8)]
-        enter = Signal()
-        m.d.comb += enter.eq(fire & (held.write_acc | held.write_tensor | held.write_mask))
-        entered = _delay_line(m, enter, max(latencies), clear=accept)
-        bits = Signal(n)
-        m.d.comb += bits.eq(fifo_k.o.payload)
-        bits_line = _delay_line(m, bits, max(latencies))
+        latencies = [self._latency(i & 1, i >> 1 & 1, i >> 2) for i in range(8)]
+        entered = _delay_line(m, fire & (held.write_acc | held.write_tensor | held.write_mask),
+                              max(latencies), name="entered", clear=accept)
+        bits_line = _delay_line(m, fifo_k.o.payload.as_value(), max(latencies), name="bits")
 
         def on_time(line, early=0):
             return Array(line[latency - early] for latency in latencies)[stages]
 
         p_bits = Signal(n)
         m.d.comb += p_bits.eq(Mux(control.multiply, bits_line[self._lanes[0].product_latency],
-                                  bits))
+                                  bits_line[0]))
         products = Array(lane.p for lane in self._lanes)
         for j, lane in enumerate(self._lanes):
             m.submodules[f"lane{j}"] = lane
@@ -254,7 +260,7 @@ class VectorUnit(wiring.Component):
                 lane.b.eq(fifo_b.o.payload[j]),
                 lane.k.eq(p_bits[j]),
             ]
-            with m.Switch(control.butterfly):
+            with m.Switch(partner):
                 for distance in range(self.config.lane_bits):
                     with m.Case(distance):
                         m.d.comb += lane.exchanged.eq(products[j ^ 1 << distance])
@@ -299,13 +305,21 @@ class VectorUnit(wiring.Component):
         ]
 
         # Tensor result. The random number generator is asked so early that its bits come with
-        # their row.
+        # their row; the shortest pipelines give a row too soon for that, so all of them wait.
         m.submodules.rng = rng = self._rng
         element = Signal(40)
-        with m.If(on_time(entered, early=rng.latency - 1)):
+        with m.If(on_time(entered, early=rng.latency - 1 - self._tensor_wait)):
             m.d.sync += element.eq(element + 1)
         with m.If(accept):
             m.d.sync += element.eq(cmd.mem)
+        tensor_valid = _delay_line(m, mask.o_valid & held.write_tensor, self._tensor_wait,
+                                   name="tensor_valid")
+        tensor_last = _delay_line(m, mask.o_last, self._tensor_wait, name="tensor_last")
+        tensor_row = mask.o_row
+        for i in range(self._tensor_wait):
+            delayed = Signal(fp32_row(self.config), name=f"tensor_row_{i + 1}", reset_less=True)
+            m.d.sync += delayed.eq(tensor_row)
+            tensor_row = delayed
         m.submodules.quantiser = quantiser = self._quantiser
         walk_t = walk("walk_t", cmd.write_tensor, cmd.op3, cmd.t_stride, rows=padded_rows)
         m.d.comb += [
@@ -313,9 +327,9 @@ class VectorUnit(wiring.Component):
             rng.step.eq(self.step),
             rng.layer.eq(held.layer),
             rng.index.eq(element),
-            quantiser.i_valid.eq(mask.o_valid & held.write_tensor),
-            quantiser.i_row.eq(mask.o_row),
-            quantiser.i_last.eq(mask.o_last),
+            quantiser.i_valid.eq(tensor_valid[-1]),
+            quantiser.i_row.eq(tensor_row),
+            quantiser.i_last.eq(tensor_last[-1]),
             quantiser.i_stochastic.eq(held.stochastic),
             quantiser.i_random.eq(rng.random),
             self.tensor_write.valid.eq(quantiser.o_valid),
@@ -356,5 +370,5 @@ class VectorUnit(wiring.Component):
     @property
     def _depth(self):
         """Places for results: as many as rows are between issue and write at one a cycle."""
-        longest = self._lanes[0].latency(True, True, True) + 3
+        longest = self._latency(True, True, True) + 3
         return 1 << longest.bit_length()

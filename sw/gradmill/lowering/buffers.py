@@ -10,8 +10,12 @@ _PANEL_ROWS = 128
 
 
 class Buffers:
-    """On-chip placement. Operands of one product lie in different banks of the tensor memory,
-    product panels and gradients in different banks of the accumulators.
+    """On-chip placement: what runs at the same time lies in different banks.
+
+    In the tensor memory the two operands of every product lie in different banks. In the
+    accumulators the matrix unit alternates between two panels in the outer banks, or between
+    chunks of the weight gradient in the inner banks, while the vector unit works on the one before
+    it; the optimizer's panels are in the outer banks, everything else in the inner ones.
 
     Parameters
     ----------
@@ -21,65 +25,63 @@ class Buffers:
         The network.
     rows : int
         Samples of a sub-minibatch.
-    training : bool
-        Whether gradients, masks and the optimizer need room.
 
     Members
     -------
     weight, x, dy : dict
         Stage number -> :class:`Matrix` in the tensor memory.
-    bias, weight_grad, bias_grad : dict
+    bias, bias_grad : dict
         Stage number -> :class:`Matrix` in the accumulators.
+    weight_grad : dict
+        Stage number -> list of ``(first block, Matrix)``, chunks of column blocks.
     relu : dict
         Stage number -> :class:`Matrix` of sign bits in the mask memory.
     panel_rows : int
         Rows of a product panel and of an optimizer panel.
     """
 
-    def __init__(self, config, stages, rows, *, training=True):
+    def __init__(self, config, stages, rows):
         self.config, self.stages, self.rows = config, stages, rows
         self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
         self._acc = Arena("acc memory", config.acc_rows, config.banks)
         self._mask = Arena("mask memory", config.mask_rows, config.banks)
-        last = stages[-1].linear.outputs
-        widest = max(stage.linear.outputs for stage in stages)
+        last, widest = stages[-1].linear.outputs, max(s.linear.outputs for s in stages)
+        half, top = config.banks // 2, config.banks - 1
+        inner = (half - 1, half) if config.banks > 2 else (0, 1)
 
-        half = config.banks // 2
         self.weight = {s: self._tiles(f"weight {s}", stage.linear.outputs, stage.linear.inputs, 0)
                        for s, stage in enumerate(stages)}
         self.x = {s: self._tiles(f"activation {s}", rows, stage.linear.inputs, half)
                   for s, stage in enumerate(stages)}
-        self.panel_rows = max(_PANEL_ROWS, rows, widest if training else 0)
-        self.panels = [self._rows(f"product panel {i}", self.panel_rows, i) for i in range(2)]
-        self.bias = {s: self._fp32(f"bias {s}", 1, stage.linear.outputs)
-                     for s, stage in enumerate(stages) if stage.linear.bias}
-        self.logits = self._fp32("outputs", rows, last)
-        self.samples = self._fp32("input samples", rows, stages[0].linear.inputs)
-        if training:
-            self._training(widest, last, half)
-
-    def _training(self, widest, last, half):
-        stages, rows = self.stages, self.rows
-        top = self.config.banks - 1
         self.dy = {s: self._tiles(f"gradient {s}", rows, stage.linear.outputs, top)
                    for s, stage in enumerate(stages)}
-        self.relu = {s: Matrix(self._mask.take(blocks(stage.linear.outputs, self.config.n) * rows,
-                                               f"ReLU mask {s}"),
-                               rows, stage.linear.outputs, rows, self.config.n)
-                     for s, stage in enumerate(stages) if stage.relu}
-        self.labels = Matrix(self._mask.take(blocks(last, self.config.n) * rows, "labels"),
-                             rows, last, rows, self.config.n)
-        self.weight_grad = {s: self._fp32(f"weight gradient {s}", stage.linear.outputs,
-                                          stage.linear.inputs, half)
+
+        self.panel_rows = max(_PANEL_ROWS, rows, widest)
+        self.panels = [self._acc.take(self.panel_rows, f"product panel {i}", bank=i * top)
+                       for i in range(2)]
+        self.optimizer = [{name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
+                           for name, bank in (("weight", 0), ("momentum", top))} for i in range(2)]
+        self.dy_wide = self._fp32("gradient in FP32", rows, widest, inner[1])
+        self.weight_grad = {s: self._chunks(f"weight gradient {s}", stage.linear, inner)
                             for s, stage in enumerate(stages)}
-        self.bias_grad = {s: self._fp32(f"bias gradient {s}", 1, stage.linear.outputs, half)
-                          for s in self.bias for stage in (stages[s],)}
-        self.dy_wide = self._fp32("gradient in FP32", rows, widest)
-        self.scratch = self._fp32("loss scratch", rows, last)
-        self.columns = [self._fp32(f"loss column {i}", rows, self.config.n) for i in range(3)]
-        self.loss = self._fp32("loss", 1, self.config.n)
-        self.optimizer = [{name: self._rows(f"optimizer {name} {i}", self.panel_rows, top)
-                           for name in ("weight", "momentum")} for i in range(2)]
+        self.samples = self._fp32("input samples", rows, stages[0].linear.inputs, inner[0])
+        self.logits = self._fp32("outputs", rows, last, inner[0])
+        self.bias, self.bias_grad = ({s: self._fp32(f"{name} {s}", 1, stage.linear.outputs, inner[0])
+                                      for s, stage in enumerate(stages) if stage.linear.bias}
+                                     for name in ("bias", "bias gradient"))
+        self.scratch = self._fp32("loss scratch", rows, last, inner[1])
+        self.columns = [self._fp32(f"loss column {i}", rows, config.n, bank)
+                        for i, bank in enumerate((0, top, inner[0]))]
+        self.loss = self._fp32("loss", 1, config.n, inner[0])
+
+        self.relu = {s: self._bits(f"ReLU mask {s}", rows, stage.linear.outputs)
+                     for s, stage in enumerate(stages) if stage.relu}
+        self.labels = self._bits("labels", rows, last)
+
+    def chunks(self, count, rows):
+        """``(first, count)`` of the column blocks of ``rows`` rows that fill one panel."""
+        size = max(1, self.panel_rows // rows)
+        return [(first, min(size, count - first)) for first in range(0, count, size)]
 
     def _tiles(self, owner, rows, cols, bank):
         n = self.config.n
@@ -87,9 +89,18 @@ class Buffers:
         base = self._tensor.take(blocks(cols, n) * stride, owner, bank=bank, align=n)
         return Matrix(base, rows, cols, stride, n)
 
-    def _rows(self, owner, rows, bank):
-        return self._acc.take(rows, owner, bank=bank)
-
-    def _fp32(self, owner, rows, cols, bank=0):
+    def _fp32(self, owner, rows, cols, bank):
         n = self.config.n
-        return Matrix(self._rows(owner, blocks(cols, n) * rows, bank), rows, cols, rows, n)
+        base = self._acc.take(blocks(cols, n) * rows, owner, bank=bank)
+        return Matrix(base, rows, cols, rows, n)
+
+    def _bits(self, owner, rows, cols):
+        n = self.config.n
+        return Matrix(self._mask.take(blocks(cols, n) * rows, owner), rows, cols, rows, n)
+
+    def _chunks(self, owner, linear, banks):
+        n = self.config.n
+        return [(first, self._fp32(f"{owner}, blocks from {first}", linear.outputs,
+                                   min(count * n, linear.inputs - first * n), banks[k % 2]))
+                for k, (first, count) in
+                enumerate(self.chunks(blocks(linear.inputs, n), linear.outputs))]

@@ -54,11 +54,6 @@ class Emitter:
         self._products += 1
         return self.buffers.panels[self._products % 2]
 
-    def _chunks(self, count, rows):
-        """``(first, count)`` of column blocks whose products of ``rows`` rows fill one panel."""
-        size = max(1, self.buffers.panel_rows // rows)
-        return [(first, min(size, count - first)) for first in range(0, count, size)]
-
     # forward --------------------------------------------------------------------------------
 
     def start(self):
@@ -93,7 +88,7 @@ class Emitter:
         stage, w, x = buffers.stages[s], buffers.weight[s], buffers.x[s]
         final = s == len(buffers.stages) - 1
         out = buffers.logits if final else buffers.x[s + 1]
-        for first, count in self._chunks(out.blocks, m):
+        for first, count in buffers.chunks(out.blocks, m):
             part = out.from_block(first, count)
             panel = self._panel()
             self.code.append((Opcode.MATMUL, {
@@ -122,7 +117,7 @@ class Emitter:
         """Gradient of the input of stage ``s``, masked by the ReLU before it: ``dy[s-1]``."""
         buffers = self.buffers
         dy, w, out = buffers.dy[s], buffers.weight[s], buffers.dy[s - 1]
-        for first, count in self._chunks(out.blocks, m):
+        for first, count in buffers.chunks(out.blocks, m):
             part = out.from_block(first, count)
             panel = self._panel()
             self.code.append((Opcode.MATMUL, {
@@ -142,21 +137,20 @@ class Emitter:
             self.vector(rows=m, count=count, cols=part.cols, **fields)
 
     def weight_gradient(self, s, m, *, first):
-        """Level 1 over ``m`` samples, and level 2: set when ``first``, else added. Yields after
-        each panel ``(first block, blocks)`` so that the caller may update it."""
+        """Level 1 over ``m`` samples, and level 2: set when ``first``, else added. Yields each
+        chunk ``(first block, Matrix)`` when it is complete, so that the caller may use it."""
         buffers = self.buffers
-        dy, x, grad = buffers.dy[s], buffers.x[s], buffers.weight_grad[s]
-        for start, count in self._chunks(grad.blocks, grad.rows):
-            part = grad.from_block(start, count)
-            target = part.base if first else self._panel()
+        dy, x = buffers.dy[s], buffers.x[s]
+        for start, grad in buffers.weight_grad[s]:
+            target = grad.base if first else self._panel()
             self.code.append((Opcode.MATMUL, {
-                "m": grad.rows, "k": m, "c": part.cols, "op0": dy.base, "a_stride_m": dy.stride,
+                "m": grad.rows, "k": m, "c": grad.cols, "op0": dy.base, "a_stride_m": dy.stride,
                 "a_stride_k": self.config.n, "a_transpose": 1, "op1": x.base + start * x.stride,
                 "w_stride_k": self.config.n, "w_stride_c": x.stride, "op2": target,
                 "d_stride_c": grad.rows, "narrow": int(self.narrow)}))
             if not first:
-                self._accumulate(part, target, grad.rows)
-            yield start, count
+                self._accumulate(grad, target, grad.rows)
+            yield start, grad
 
     def bias_gradient(self, s, m, *, first):
         """Column sums of ``dy_wide`` over ``m`` samples, added into level 2."""
@@ -289,7 +283,7 @@ class Emitter:
     def load_parameters(self, s, regions):
         """Master weights of stage ``s`` into the tensor memory, bias into the accumulators."""
         w = self.buffers.weight[s]
-        for start, count in self._chunks(w.blocks, w.rows):
+        for start, count in self.buffers.chunks(w.blocks, w.rows):
             part, panel = w.from_block(start, count), self._panel()
             self._region(Opcode.LOAD, Class.WEIGHT, _dense(part, panel), regions["weight"], start)
             self.vector(rows=w.rows, count=count, cols=part.cols, op0=panel, a_stride=w.rows,
@@ -297,11 +291,10 @@ class Emitter:
         if s in self.buffers.bias:
             self._region(Opcode.LOAD, Class.WEIGHT, self.buffers.bias[s], regions["bias"])
 
-    def update_weight(self, s, start, count, regions, momentum):
-        """One optimizer step on ``count`` column blocks of the weight of stage ``s``."""
+    def update_weight(self, s, start, grad, regions, momentum):
+        """One optimizer step on a chunk of the weight of stage ``s``, by its gradient."""
         buffers = self.buffers
-        grad = buffers.weight_grad[s].from_block(start, count)
-        tensor = buffers.weight[s].from_block(start, count)
+        tensor = buffers.weight[s].from_block(start, grad.blocks)
         panel = buffers.optimizer[self._panels % 2]
         self._panels += 1
         w = _dense(grad, panel["weight"])

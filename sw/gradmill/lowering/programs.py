@@ -90,9 +90,9 @@ def train_program(buffers, regions, result, batch, loss, optimizer, *, narrow):
             emitter.bias_gradient(s, m, first=first)
             if s:
                 emitter.data_gradient(s, m)
-            for start, size in emitter.weight_gradient(s, m, first=first):
+            for start, grad in emitter.weight_gradient(s, m, first=first):
                 if last:
-                    emitter.update_weight(s, start, size, regions[s], optimizer.momentum)
+                    emitter.update_weight(s, start, grad, regions[s], optimizer.momentum)
             if last:
                 emitter.update_bias(s, regions[s], optimizer.momentum)
             if s == len(stages) - 1:
