@@ -1,4 +1,4 @@
-"""``make bench``: every figure of docs/performance.md, beside its bound, from the RTL's counters."""
+"""``make bench``: the figures of docs/performance.md, beside their bounds, from RTL counters."""
 
 import argparse
 

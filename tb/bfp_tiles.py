@@ -63,7 +63,7 @@ def _tile(rng, n, mantissa_bits):
     exponent = np.clip(top - rng.integers(0, spread, shape), 0, 254).astype(np.uint32)
     bits = sign | exponent << 23 | fraction
 
-    kind = rng.integers(0, 8)
+    kind = rng.integers(0, 9)
     if kind == 0:
         # Rounds up beyond the largest mantissa, with either sign, somewhere.
         where = rng.random(shape) < 0.2
@@ -85,4 +85,15 @@ def _tile(rng, n, mantissa_bits):
         # The largest exponent only in the first or the last row.
         bits = sign | np.minimum(exponent, max(top, 2) - 1) << 23 | fraction
         bits[rng.choice([0, n - 1]), rng.integers(0, n)] = max(top, 2) << 23
+    elif kind in (6, 7):
+        # Exactly between two mantissas, or off by a single lower bit at any place.
+        top = max(top, 20)
+        distance = rng.integers(0, mantissa_bits - 1, shape)
+        half = (24 - mantissa_bits + distance).astype(np.uint32)
+        lower = np.uint32(1) << (rng.random(shape) * half).astype(np.uint32)
+        lower[rng.random(shape) < 0.3] = 0
+        fraction = fraction >> half << half | np.uint32(1) << half | lower
+        fraction &= ~(np.uint32(1) << half + np.uint32(1))
+        bits = sign | (top - distance).astype(np.uint32) << 23 | fraction & 0x7fffff
+        bits[tuple(rng.integers(0, n, 2))] = top << 23
     return bits.astype(np.uint32)

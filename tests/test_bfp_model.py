@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,7 @@ from tb.bfp_tiles import corner_tiles
 
 
 SEED = 20240611
+HW = Path(__file__).parents[1] / "hw"
 
 
 def bits_of(values):
@@ -209,4 +211,4 @@ def test_errors():
 def test_import_is_numpy_only():
     code = ("import sys, gradmill_hw.numeric.bfp_model, gradmill_hw.numeric.counter_rng_model; "
             "sys.exit('amaranth' in sys.modules)")
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": "hw"})
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(HW)})

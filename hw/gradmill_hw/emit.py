@@ -1,7 +1,7 @@
 """Verilog of a configuration: one file, flat ports with the standard AXI names.
 
-``python -m gradmill_hw.emit --config edge --out gradmill.v``; ``--config`` also takes the fields of a
-Config as JSON.
+``python -m gradmill_hw.emit --config edge --out gradmill.v``; ``--config`` also takes the fields of
+a Config as JSON.
 """
 
 import argparse

@@ -76,7 +76,7 @@ class Tile(wiring.Component):
         m.submodules.acc = acc = BankedMemory(
             fp32_row(config), depth=config.acc_rows, banks=config.banks, readers=4, writers=3)
         m.submodules.mask = mask = BankedMemory(
-            mask_row(config), depth=config.mask_rows, banks=config.banks, readers=2, writers=2)
+            mask_row(config), depth=config.mask_rows, banks=1, readers=2, writers=2)
         clients = [
             (tensor.read,  config.tensor_rows, [(matrix, "w"), (matrix, "a"),
                                                 (vector, "tensor_read"), (store, "tensor_read")]),

@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -32,24 +32,23 @@ bench = typer.Typer(no_args_is_help=True, help="Measure on the simulated RTL.")
 app.add_typer(bench, name="bench")
 console = Console()
 
-TaskName = Enum("TaskName", {name: name for name in TASKS})
-ConfigName = Enum("ConfigName", {name: name for name in CONFIGS})
 
 
-class Backend(str, Enum):
+class Backend(StrEnum):
     """Where to run."""
 
     emulator = "emulator"
     verilator = "verilator"
 
 
-_CONFIG = Annotated[ConfigName, typer.Option(help="Sizes of the accelerator; see `gradmill info`.")]
+_CONFIG = Annotated[str, typer.Option(help="Sizes of the accelerator, see `gradmill info`: "
+                                           f"{', '.join(CONFIGS)}.")]
 _DEVICE = Annotated[Backend, typer.Option(help="`emulator`: exact NumPy models. `verilator`: the "
                                                "RTL, simulated.")]
 
 
 def _configured(name, n):
-    config = get_config(name.value)
+    config = get_config(name)
     return config if n is None else config.replace(n=n, bus_bits=min(32 * n, 1024))
 
 
@@ -65,9 +64,9 @@ def _clear_errors():
 
 @app.command()
 def train(
-    task: Annotated[TaskName, typer.Argument(help="What to learn.")],
+    task: Annotated[str, typer.Argument(help=f"What to learn: {', '.join(TASKS)}.")],
     device: _DEVICE = Backend.verilator,
-    config: _CONFIG = ConfigName["sim"],
+    config: _CONFIG = "sim",
     out: Annotated[Path, typer.Option(help="Folder for report, plot and checkpoint.")] = Path(
         "build/train"),
     n: Annotated[int | None, typer.Option(help="Rows and columns of the array instead of the "
@@ -96,7 +95,7 @@ def train(
     """
     with _clear_errors():
         sizes = _configured(config, n)
-        job = load_task(task.value, seed)
+        job = load_task(task, seed)
         chosen = {"epochs": epochs, "lr": lr, "momentum": momentum,
                   "virtual_minibatch": virtual_minibatch, "sub_minibatch": sub_minibatch}
         settings = job.settings | {k: v for k, v in chosen.items() if v is not None}
@@ -108,10 +107,10 @@ def train(
         with open_device(device.value, sizes, **options) as machine:
             ready = time.perf_counter()
             trainer = _trainer(job, machine, settings, level1, seed, resume and out)
-            _fit(trainer, job, settings, out, resume, f"{task.value} on {device.value}")
+            _fit(trainer, job, settings, out, resume, f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
             report = {
-                "task": task.value, "device": device.value, "config": asdict(sizes), "seed": seed,
+                "task": task, "device": device.value, "config": asdict(sizes), "seed": seed,
                 "settings": settings, "epochs": trainer.epoch,
                 "train_loss": trainer.history.train_loss,
                 "test_loss": trainer.history.validation[-1]["loss"],
@@ -126,7 +125,7 @@ def train(
             if check and device is Backend.verilator and not resume:
                 report["bit_exact_to_emulator"] = _compare(trainer, job, settings, level1, seed)
         path = write_report(out, report)
-        picture = plot_history(out, trainer.history, f"{task.value}, {device.value}, {sizes.name}")
+        picture = plot_history(out, trainer.history, f"{task}, {device.value}, {sizes.name}")
         _summary(report, path, picture)
         if report["bit_exact_to_emulator"] is False:
             raise typer.Exit(1)
@@ -198,7 +197,7 @@ def _summary(report, path, picture):
 @bench.command("gemm")
 def bench_gemm(
     sizes: Annotated[list[str] | None, typer.Argument(help="Products as MxKxC.")] = None,
-    config: _CONFIG = ConfigName["sim"],
+    config: _CONFIG = "sim",
     n: Annotated[int | None, typer.Option(help="Rows and columns of the array.")] = None,
 ) -> None:
     """Cycles of matrix products with operands on chip, beside the bound, for all three variants."""
@@ -218,13 +217,15 @@ def bench_gemm(
 
 @app.command()
 def verilog(
-    config: _CONFIG = ConfigName["edge"],
+    config: _CONFIG = "edge",
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("build/verilog"),
 ) -> None:
     """Write one Verilog file with standard AXI port names, and its manuals, to OUT."""
+    with _clear_errors():
+        get_config(config)
     out.mkdir(parents=True, exist_ok=True)
-    target = out / f"gradmill_{config.value}.v"
-    for command in (["gradmill_hw.emit", "--config", config.value, "--out", str(target)],
+    target = out / f"gradmill_{config}.v"
+    for command in (["gradmill_hw.emit", "--config", config, "--out", str(target)],
                     ["gradmill_hw.manual", str(out)]):
         subprocess.run([sys.executable, "-m", *command], check=True)
     console.print(f"wrote {target} and the register and instruction manuals beside it")

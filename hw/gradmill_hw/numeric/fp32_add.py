@@ -115,6 +115,7 @@ class Fp32Add(wiring.Component):
         skipped_3 = Signal(5, reset_less=True)
         exp_3 = Signal(9, reset_less=True)
         sign_3 = Signal(reset_less=True)
+        zero_3 = Signal(reset_less=True)
         special_3 = Signal(reset_less=True)
         nan_3 = Signal(reset_less=True)
         m.d.sync += [
@@ -124,6 +125,7 @@ class Fp32Add(wiring.Component):
             skipped_3.eq(Cat(skipped)),
             exp_3.eq(exp_2 + 2),
             sign_3.eq(sign_2 & ~(cancel_2 & (~normal[26] | (exp_2 == 0)))),
+            zero_3.eq(~normal[26]),
             special_3.eq(special_2),
             nan_3.eq(nan_2),
         ]
@@ -138,7 +140,7 @@ class Fp32Add(wiring.Component):
                        + Cat(C(0, 23), ~skipped_3, C(0b11111, 5))
                        + (guard & (significand[0] | lost_3))),
             exp.eq(rounded[23:]),
-            under.eq(exp <= 0),
+            under.eq(zero_3 | (exp <= 0)),
             over.eq(special_3 | (exp >= 255)),
         ]
         o = Fp32(self.o)

@@ -1,5 +1,7 @@
 """Elementary functions of one vector lane."""
 
+from functools import cache
+
 from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -37,10 +39,16 @@ class _Plan(data.Struct):
     nan:      1
 
 
+@cache
 def _entries():
+    """Bits of all table entries."""
+    entries = []
     for address, (c0, c1, c2) in enumerate(tables.polynomials()):
         middle = c2 >> 9 if _is_long(address) else c0 >> 23
-        yield {"c0": c0 % (1 << 23), "middle": middle, "c2": c2 % (1 << 9), "c1": c1}
+        entry = _Entry.const({"c0": c0 % (1 << 23), "middle": middle, "c2": c2 % (1 << 9),
+                              "c1": c1})
+        entries.append(entry.as_value().value)
+    return entries
 
 
 def _is_long(address):
@@ -214,7 +222,7 @@ class Functions(wiring.Component):
             addend.eq(reduced ^ plan_2.invert.replicate(36)),
         ]
         m.submodules.entries = entries = memory.Memory(
-            shape=_Entry, depth=tables.ENTRIES, init=_entries())
+            shape=_Entry.as_shape().size, depth=tables.ENTRIES, init=_entries())
         port = entries.read_port()
         m.d.comb += port.addr.eq(Mux(plan_2.is_exp, Cat(addend[22:29], C(1, 3)),
                                      Mux(plan_2.tiny, Cat(octave_2, C(1, 3)), address_2)))
@@ -228,7 +236,7 @@ class Functions(wiring.Component):
         # 4: table entry; place in the interval, from its middle.
         d = Mux(plan_3.is_exp, addend_3[4:22], Mux(plan_3.tiny, addend_3[8:26], place_3))
         plan_4 = register("plan_4", plan_3)
-        entry_4 = register("entry_4", port.data)
+        entry_4 = _Entry(register("entry_4", port.data))
         d_4 = register("d_4", (d[:18] ^ (1 << 17)).as_signed())
         exponent_4 = register("exponent_4", (
             exponent_3 + (plan_3.is_exp & ~addend_3[28]))[:10].as_signed())

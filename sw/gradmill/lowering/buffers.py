@@ -66,9 +66,10 @@ class Buffers:
                             for s, stage in enumerate(stages)}
         self.samples = self._fp32("input samples", rows, stages[0].linear.inputs, inner[0])
         self.logits = self._fp32("outputs", rows, last, inner[0])
-        self.bias, self.bias_grad = ({s: self._fp32(f"{name} {s}", 1, stage.linear.outputs, inner[0])
-                                      for s, stage in enumerate(stages) if stage.linear.bias}
-                                     for name in ("bias", "bias gradient"))
+        self.bias, self.bias_grad = (
+            {s: self._fp32(f"{name} {s}", 1, stage.linear.outputs, inner[0])
+             for s, stage in enumerate(stages) if stage.linear.bias}
+            for name in ("bias", "bias gradient"))
         self.scratch = self._fp32("loss scratch", rows, last, inner[1])
         self.columns = [self._fp32(f"loss column {i}", rows, config.n, bank)
                         for i, bank in enumerate((0, top, inner[0]))]

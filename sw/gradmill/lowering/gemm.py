@@ -16,8 +16,8 @@ __all__ = ["Blocking", "Stored", "product_program", "quantise_program"]
 class Blocking:
     """Sizes of the blocks of ``C = A · B``, in elements; multiples of n.
 
-    The tensor memory is split in halves for blocks of A and of B, the accumulators in two blocks of C, so that
-    the next block moves while the current one is used.
+    The tensor memory is split in halves for blocks of A and of B, the accumulators in two blocks of
+    C, so that the next block moves while the current one is used.
     """
 
     config: object

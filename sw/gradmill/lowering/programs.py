@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gradmill_hw.isa import Opcode, Queue
+from gradmill_hw.isa import Queue
 
 from ..nn import MSE
 from ..program import Program

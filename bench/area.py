@@ -1,0 +1,104 @@
+"""``make area``: what Yosys makes of the units, for Xilinx UltraScale+ and ECP5.
+
+LUTs are the cells LUT1 to LUT6 of ``synth_xilinx -family xcup`` (one LUT6 site each; two small ones
+may share a site in the vendor's tool), plus the LUT sites of distributed RAM and shift registers.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from gradmill_hw.config import SIM, get_config
+from gradmill_hw.control.control import ControlPath
+from gradmill_hw.emit import emit
+from gradmill_hw.matrix.matrix import MatrixUnit
+from gradmill_hw.matrix.systolic import SystolicArray
+from gradmill_hw.memory.load import Load
+from gradmill_hw.memory.store import Store
+from gradmill_hw.numeric.quantiser import TileQuantiser
+from gradmill_hw.top import Gradmill
+from gradmill_hw.vector.vector import VectorUnit
+from rich.console import Console
+from rich.table import Table
+
+
+#: Name -> component, and what its LUTs are divided by with the allowed quotient.
+UNITS = {
+    "array":     (SystolicArray, "MAC", lambda c: c.n**2, 75),
+    "quantiser": (lambda c: TileQuantiser(c, tag_bits=0), "lane", lambda c: c.n, 117),
+    "matrix":    (MatrixUnit, "MAC", lambda c: c.n**2, None),
+    "vector":    (VectorUnit, "lane", lambda c: c.n, None),
+    "load":      (Load, None, None, None),
+    "store":     (Store, None, None, None),
+    "control":   (ControlPath, None, None, None),
+    "device":    (Gradmill, "MAC", lambda c: c.n**2, 446),
+}
+_SYNTH = {"xcup": "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top gradmill",
+          "ecp5": "synth_ecp5 -top gradmill"}
+#: Runs the passes of a script; a process of its own gives its memory back.
+_YOSYS = """
+import sys
+from pyosys import libyosys
+design = libyosys.Design()
+for command in sys.argv[1].split(";"):
+    libyosys.run_pass(command.strip(), design)
+"""
+#: LUT sites of cells that are not LUTs.
+_SITES = {"RAM32M": 4, "RAM32M16": 8, "RAM64M": 4, "RAM64M8": 8, "RAM32X1D": 2, "RAM64X1D": 2,
+          "RAM128X1D": 4, "RAM256X1D": 8, "SRL16E": 1, "SRLC32E": 1,
+          "CCU2C": 2, "TRELLIS_DPR16X4": 4, "LUT4": 1}
+
+
+def cells(config, component, family):
+    """Number of cells by type."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, report = Path(folder) / "unit.v", Path(folder) / "stat.json"
+        source.write_text(emit(config, component))
+        script = (f"read_verilog {source}; {_SYNTH[family]}; "
+                  f"tee -q -o {report} stat -json; check -assert")
+        subprocess.run([sys.executable, "-c", _YOSYS, script], check=True,
+                       stdout=subprocess.DEVNULL)
+        return json.loads(report.read_text())["design"]["num_cells_by_type"]
+
+
+def summary(found, family):
+    """LUT sites, those of them that are memory, flip-flops, DSPs, block RAMs and latches."""
+    def count(*prefixes):
+        return sum(number for name, number in found.items() if name.startswith(prefixes))
+
+    memory = sum(found.get(name, 0) * sites for name, sites in _SITES.items()
+                 if name.startswith(("RAM", "SRL", "TRELLIS_DPR")))
+    luts = count("LUT") + memory + (2 * found.get("CCU2C", 0) if family == "ecp5" else 0)
+    return {"LUT": luts, "of it memory": memory,
+            "FF": count("FD", "TRELLIS_FF"), "DSP": count("DSP", "MULT"),
+            "BRAM": count("RAMB", "DP16KD"), "latch": count("LD", "$_DLATCH")}
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.area", description=__doc__)
+    parser.add_argument("units", nargs="*", help=f"some of {', '.join(UNITS)}; all by default")
+    parser.add_argument("--config", default=SIM.name)
+    parser.add_argument("--family", choices=[*_SYNTH, "both"], default="both")
+    arguments = parser.parse_args()
+    config, console = get_config(arguments.config), Console(width=110)
+    for family in _SYNTH if arguments.family == "both" else [arguments.family]:
+        table = Table(title=f"{family}, configuration {config.name}, n = {config.n}")
+        for column in ("unit", "LUT", "of it memory", "FF", "DSP", "BRAM", "latch", "LUT per",
+                       "allowed"):
+            table.add_column(column, justify="right")
+        for name in arguments.units or UNITS:
+            build, per, divisor, allowed = UNITS[name]
+            with console.status(f"{family}: {name}"):
+                found = summary(cells(config, build(config), family), family)
+            quotient = f"{found['LUT'] / divisor(config):.1f} / {per}" if per else ""
+            table.add_row(name, *(f"{value:,}" for value in found.values()), quotient,
+                          f"{allowed}" if allowed and family == "xcup" else "")
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Adder against its model: a new pair in every cycle."""
+
+import numpy as np
+
+from gradmill_hw.numeric import fp32_model
+from gradmill_hw.numeric.fp32_add import Fp32Add
+from tb.fp32_vectors import corner_pairs, random_pairs
+from tb.pipeline import run_pipeline
+
+SEED = 3082
+
+
+def test_stream():
+    print(f"seed {SEED}")
+    pairs = corner_pairs(), random_pairs(np.random.default_rng(SEED), 6000)
+    a, b = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    np.testing.assert_array_equal(run_pipeline(Fp32Add(), a=a, b=b), fp32_model.add(a, b))
