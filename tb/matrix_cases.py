@@ -4,7 +4,7 @@ import numpy as np
 
 from gradmill_hw.memory.ports import READ_LATENCY
 
-__all__ = ["EXPONENTS", "Memories", "pack", "random_command", "random_memories"]
+__all__ = ["EXPONENTS", "Memories", "pack", "random_command", "random_memories", "traffic"]
 
 #: Shared exponents: everyday, at both ends of binary32, and anything with NaN.
 EXPONENTS = {
@@ -75,6 +75,18 @@ def pack(lanes, bits):
     return word
 
 
+def traffic(commands, config):
+    """What :attr:`Memories.traffic` shows when nothing is read or written in vain."""
+    totals = [0, 0, 0, 0]
+    for command in commands:
+        m, k, c = (command[name] for name in ("m", "k", "c"))
+        tiles = -(-k // config.n) * -(-c // config.n) if m else 0
+        stored = 0 if command["accumulate"] or not k else m * -(-c // config.n)
+        rows = m * tiles, tiles * config.n, m * tiles - stored, m * tiles
+        totals = [total + count for total, count in zip(totals, rows, strict=True)]
+    return totals
+
+
 class Memories:
     """Tensor memory and accumulators as the unit sees them; a row is a number."""
 
@@ -83,6 +95,8 @@ class Memories:
         self.mantissa, self.exponent, self.acc = mantissa, exponent, acc
         self.widths = (config.mantissa_bits * config.n + 8,) * 2 + (32 * config.n,)
         self.pipes = [[None] * (READ_LATENCY - 1) for _ in self.widths]
+        #: Rows read for A, for W and from the accumulators, and rows written.
+        self.traffic = [0, 0, 0, 0]
 
     def _tensor_row(self, address, transpose):
         n, bits = self.config.n, self.config.mantissa_bits
@@ -97,6 +111,8 @@ class Memories:
         Granted requests are ``(address, transpose)`` for ``a`` and ``w``, the address for ``read``,
         ``(address, row)`` for ``write``, or None. Where nothing was read there is noise.
         """
+        for at, request in enumerate((a, w, read, write)):
+            self.traffic[at] += request is not None
         granted = (
             None if a is None else self._tensor_row(*a),
             None if w is None else self._tensor_row(*w),

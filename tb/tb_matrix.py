@@ -12,7 +12,7 @@ from gradmill_hw.isa import Opcode
 from gradmill_hw.isa_layout import command_layout
 from gradmill_hw.matrix.matrix import MatrixEvents
 from gradmill_hw.matrix.matrix_model import TURNAROUND, cycles, matmul
-from tb.matrix_cases import EXPONENTS, Memories, random_command, random_memories
+from tb.matrix_cases import EXPONENTS, Memories, random_command, random_memories, traffic
 from tb.stream import Source, stalls, start, unpack
 
 
@@ -102,6 +102,7 @@ class Bench:
         assert not dut.busy.value
         wrong = (memories.acc != expected).any(axis=1).nonzero()[0]
         assert not len(wrong), f"rows {wrong.tolist()} differ"
+        assert memories.traffic == traffic(commands, self.config)
         for event, counter in COUNTERS.items():
             assert self.events[event] == self.expected[counter], event
 

@@ -16,7 +16,7 @@ async def keeps_order(dut, stall_in, stall_out):
     numbers = [random.getrandbits(8) for _ in range(200)]
     source.put(*numbers)
     # A bench can be told to expect something wrong: it must then fail.
-    expected = numbers[:-1] + [numbers[-1] ^ int(cocotb.plusargs["wrong"])]
+    expected = [*numbers[:-1], numbers[-1] ^ int(cocotb.plusargs["wrong"])]
     assert await sink.recv_many(200) == expected
     await source.drained()
     assert sink.queue.empty()

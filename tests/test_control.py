@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from amaranth.sim import Simulator
-from gradmill_hw.config import NANO
+from gradmill_hw.config import NANO, get_config
 from gradmill_hw.control.control import ControlPath
 from gradmill_hw.isa import INSTRUCTION_BYTES, Class, Kind, Opcode, Queue, encode, token
 from gradmill_hw.regs import (
@@ -21,35 +21,12 @@ from gradmill_hw.regs import (
 )
 from gradmill_hw.sequencer_model import commands
 
-from tests.control_bench import (
-    COMMANDS,
-    Host,
-    command_bits,
-    queue_name,
-    random_fields,
-    random_program,
-    serve_reads,
-)
+from tb.control_programs import command_bits, random_chain, random_program
+from tb.run import run_bench
+from tests.control_bench import Host, queue_name, serve_reads
 
 
 CONFIG = NANO.replace(bus_bits=128, queue_depth=4)
-
-
-def random_chain(rng):
-    """Commands of which each waits for the one before, of another queue."""
-    lines, previous = [], None
-    channel = rng.randrange(2)
-    queues = [rng.choice(TILE_QUEUES)]
-    for _ in range(rng.randrange(4)):
-        queues.append(rng.choice([q for q in TILE_QUEUES if q != queues[-1]]))
-    for place, queue in enumerate(queues):
-        opcode = next(o for o in COMMANDS if o.queue == queue)
-        fields = random_fields(rng, opcode)
-        fields["wait"] = token(previous, channel) if place else 0
-        fields["post"] = token(queues[place + 1], channel) if place + 1 < len(queues) else 0
-        lines.append(encode(opcode, **fields))
-        previous = queue
-    return lines
 
 
 class Bench:
@@ -508,3 +485,11 @@ def test_kinds_are_the_units():
 
     bench.run(scenario)
     bench.check(want)
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("name", ["nano", "sim"])
+def test_under_verilator(tmp_path, name):
+    run_bench(
+        ControlPath(get_config(name)), "tb.tb_control", tmp_path, seed=1, config=name, jobs=30
+    )

@@ -13,7 +13,8 @@ from gradmill_hw.isa import INSTRUCTION_BYTES, INSTRUCTIONS, Opcode, encode
 from gradmill_hw.regs import ARGUMENTS, REGS, Error
 from gradmill_hw.sequencer_model import SequencerFault, commands
 
-from tests.control_bench import command_bits, random_fields, random_program, serve_reads
+from tb.control_programs import command_bits, random_fields, random_program
+from tests.control_bench import serve_reads
 
 
 BUSES = {

@@ -23,8 +23,8 @@ __all__ = ["emit"]
 _BUSES = "s_axil:m_axi_near:m_axi_far"
 
 
-def emit(config, component=None):
-    """Verilog text of a device, module ``gradmill``.
+def emit(config, component=None, *, name="gradmill"):
+    """Verilog text of a device, or of ``component``, as module ``name``.
 
     Ports: ``clk``, ``rst`` (synchronous, active high), ``irq``, ``s_axil_*``, ``m_axi_near_*``,
     ``m_axi_far_*``.
@@ -45,7 +45,7 @@ def emit(config, component=None):
         port = Signal(inner.shape(), name="_".join(map(str, path)))
         m.d.comb += port.eq(inner) if member.flow is Out else inner.eq(port)
         ports.append(port)
-    return verilog.convert(m, name="gradmill", ports=ports, emit_src=False,
+    return verilog.convert(m, name=name, ports=ports, emit_src=False,
                            strip_internal_attrs=True)
 
 

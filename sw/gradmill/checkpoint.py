@@ -79,7 +79,10 @@ def read_checkpoint(path):
 def _read(path):
     if not (path / _MANIFEST).is_file():
         raise CheckpointError(f"{path} is not a checkpoint (no {_MANIFEST})")
-    digests = json.loads((path / _MANIFEST).read_text())
+    try:
+        digests = json.loads((path / _MANIFEST).read_bytes())
+    except ValueError:
+        raise CheckpointError(f"{path / _MANIFEST} is damaged") from None
     for name, digest in digests.items():
         if not (path / name).is_file() or _digest(path / name) != digest:
             raise CheckpointError(f"{path / name} is missing or differs from its manifest")

@@ -270,6 +270,13 @@ class Device(ABC):
         self.write_register("ctrl", clear_counters=1)
         self._host.clear()
 
+    def flags(self, *, clear=True):
+        """Names of the sticky flags that are set, see register ``flags``; clears them."""
+        found = {name for name, value in self.read_register("flags").items() if value}
+        if clear:
+            self.write_register("flags", **dict.fromkeys(found, 1))
+        return found
+
     def reset(self, *, timeout_cycles=10**6):
         """Soft reset: stop, drain the bus, return to the initial state. Memories keep."""
         self.write_register("ctrl", soft_reset=1)

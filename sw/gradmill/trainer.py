@@ -1,5 +1,6 @@
 """Training with virtual minibatches: the host feeds data and rings the doorbell."""
 
+import warnings
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -252,6 +253,11 @@ class Trainer:
         return self.history
 
     def _end_epoch(self, validation_data):
+        overflows = {"matrix_nonfinite", "vector_nonfinite"} & self.device.flags()
+        if overflows:
+            warnings.warn(f"epoch {self.epoch + 1} produced infinities or NaNs on the device "
+                          f"({', '.join(sorted(overflows))}): lower the learning rate",
+                          RuntimeWarning, stacklevel=4)
         samples = sum(n for n, _ in self._losses)
         self.history.train_loss.append(sum(n * loss for n, loss in self._losses) / samples)
         if validation_data is not None:

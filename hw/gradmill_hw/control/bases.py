@@ -80,15 +80,16 @@ class BaseRegisters(wiring.Component):
         m.submodules.settings = settings = memory.Memory(shape=setting_shape, depth=BASES, init=[])
 
         # Sweep: look at one register, write it back in the next cycle.
-        clearing   = Signal()
-        restarting = Signal()
-        looking    = Signal()
-        place      = Signal(range(BASES))
-        highest    = Signal(range(BASES))
-        writing    = Signal()
+        clearing    = Signal()
+        restarting  = Signal()
+        looking     = Signal()
+        place       = Signal(range(BASES))
+        highest     = Signal(range(BASES))
+        known       = Signal(BASES)  # registers that were set
+        writing     = Signal()
         write_place = Signal(range(BASES))
-        next_value = Signal(_WIDTH["mem"])
-        next_left  = Signal(_WIDTH["period"])
+        next_value  = Signal(_WIDTH["mem"])
+        next_left   = Signal(_WIDTH["period"])
 
         value   = values.read_port(domain="comb")
         left    = lefts.read_port(domain="comb")
@@ -111,53 +112,47 @@ class BaseRegisters(wiring.Component):
         with m.Elif(looking):
             m.d.sync += [place.eq(place - 1), looking.eq(Mux(clearing, place != 0, place != 1))]
         with m.If(self.clear):
-            m.d.sync += highest.eq(0)
-        with m.Elif(self.set & (self.index > highest)):
-            m.d.sync += highest.eq(self.index)
+            m.d.sync += [highest.eq(0), known.eq(0)]
+        with m.Elif(self.set):
+            m.d.sync += known.bit_select(self.index, 1).eq(1)
+            with m.If(self.index > highest):
+                m.d.sync += highest.eq(self.index)
 
         # A period of 0 leaves nothing to count down.
         again = restarting | (left.data == 1)
-        with m.If(looking):
-            with m.If(again):
-                m.d.sync += [next_value.eq(setting.data.start), next_left.eq(setting.data.period)]
-            with m.Else():
-                m.d.sync += [
-                    next_value.eq(value.data + setting.data.step),
-                    next_left.eq(left.data - (left.data != 0)),
-                ]
-        m.d.sync += [
-            writing.eq(looking & (clearing | (setting.data.level == self.level))),
-            write_place.eq(place),
-        ]
+        mine  = known.bit_select(place, 1) & (setting.data.level == self.level)
+        with m.If(clearing):
+            m.d.sync += [next_value.eq(0), next_left.eq(0)]
+        with m.Elif(again):
+            m.d.sync += [next_value.eq(setting.data.start), next_left.eq(setting.data.period)]
+        with m.Else():
+            m.d.sync += [
+                next_value.eq(value.data + setting.data.step),
+                next_left.eq(left.data - (left.data != 0)),
+            ]
+        m.d.sync += [writing.eq(looking & (clearing | mine)), write_place.eq(place)]
 
-        # What is written: a result of the sweep, a setting, or zero.
+        # What is written: a result of the sweep, or a setting.
         store       = Signal()
         store_place = Signal(range(BASES))
         store_value = Signal(_WIDTH["mem"])
         store_left  = Signal(_WIDTH["period"])
-        with m.If(writing):
-            m.d.comb += store_place.eq(write_place)
-            with m.If(~clearing):
-                m.d.comb += [store_value.eq(next_value), store_left.eq(next_left)]
-        with m.Else():
-            m.d.comb += [
-                store_place.eq(self.index),
-                store_value.eq(self.setting.start),
-                store_left.eq(self.setting.period),
-            ]
-        m.d.comb += store.eq(writing | self.set)
+        m.d.comb += [
+            store.eq(writing | self.set),
+            store_place.eq(Mux(writing, write_place, self.index)),
+            store_value.eq(Mux(writing, next_value, self.setting.start)),
+            store_left.eq(Mux(writing, next_left, self.setting.period)),
+        ]
         for cells, data_in in ((rows, store_value[:_ROW_BITS]), (values, store_value),
                                (lefts, store_left)):
             port = cells.write_port()
             m.d.comb += [port.en.eq(store), port.addr.eq(store_place), port.data.eq(data_in)]
         port = settings.write_port()
         m.d.comb += [
-            port.en.eq(self.set | writing & clearing),
-            port.addr.eq(store_place),
+            port.en.eq(self.set),
+            port.addr.eq(self.index),
             port.data.eq(self.setting),
         ]
-        with m.If(writing):
-            m.d.comb += port.data.eq(0)
 
         for k in range(OPERANDS):
             read = rows.read_port(domain="comb")

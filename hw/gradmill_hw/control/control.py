@@ -33,7 +33,7 @@ class End(Signature):
     error : Out(Error)
         Not ``NONE``: the oldest command has failed, with or without ``done``.
     address : Out(40)
-        With an error: the memory address or on-chip row that it is about.
+        Memory address or on-chip row that an error is about.
     """
 
     def __init__(self):
@@ -189,7 +189,7 @@ class ControlPath(wiring.Component):
                 m.d.comb += [
                     code.eq(Mux(bad, end.error, Error.SEMAPHORE_OVERFLOW)),
                     culprit.eq(queue),
-                    address.eq(Mux(bad, end.address, 0)),
+                    address.eq(end.address),
                 ]
         m.d.comb += lost.eq(failed.any() | (sequencer.fault != Error.NONE) | watchdog.expired)
 

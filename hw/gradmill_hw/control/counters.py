@@ -30,11 +30,15 @@ class Events(data.StructLayout):
         })
 
 
-class _Accumulator(wiring.Component):
-    """Memory of counters with one addition per cycle; ``sum`` is the counter at ``place`` with
-    ``amount`` added, ``value`` the counter at ``look``."""
+class _Sums(wiring.Component):
+    """Memory of counters with one addition per cycle, to any of them.
 
-    def __init__(self, *, amount_bits):
+    ``sum`` is the counter at ``place`` with ``amount`` added, ``value`` the counter at ``look``.
+    If ``late``, an addition is written a cycle later; one to the same place may not follow at once.
+    """
+
+    def __init__(self, *, amount_bits, late=False):
+        self.late = late
         super().__init__({
             "place":  In(range(_DEPTH)),
             "amount": In(amount_bits),
@@ -55,6 +59,8 @@ class _Accumulator(wiring.Component):
             self.sum.eq(read.data + self.amount),
             self.value.eq(look.data),
             write.en.eq(1),
+        ]
+        m.d["sync" if self.late else "comb"] += [
             write.addr.eq(self.place),
             write.data.eq(Mux(self.clear, 0, self.sum)),
         ]
@@ -147,7 +153,7 @@ class Counters(wiring.Component):
             m.d.sync += short.eq(Mux(mine | clearing, 0, short) + event)
             with m.If(mine):
                 m.d.comb += amount.eq(short)
-        m.submodules.events = cells = _Accumulator(amount_bits=len(amount))
+        m.submodules.events = cells = _Sums(amount_bits=len(amount), late=True)
         m.d.comb += [
             cells.place.eq(Mux(clearing, sweep, turn)),
             cells.amount.eq(amount),
@@ -163,7 +169,7 @@ class Counters(wiring.Component):
         values = []
         for name, traffic in (("load", self.load), ("store", self.store)):
             beats = traffic.bytes[low:]
-            cells = _Accumulator(amount_bits=max(len(beats), 16 + fetch.bit_length()))
+            cells = _Sums(amount_bits=max(len(beats), 16 + fetch.bit_length()))
             m.submodules[name] = cells
             m.d.comb += [
                 cells.place.eq(Cat(traffic.cls, traffic.tier)),

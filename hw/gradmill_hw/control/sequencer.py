@@ -111,8 +111,8 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.bases = bases = BaseRegisters()
-        m.submodules.loops = loops = memory.Memory(
-            shape=data.StructLayout({"body": PC_BITS, "left": 32}), depth=LOOPS, init=[])
+        m.submodules.bodies = bodies = memory.Memory(shape=PC_BITS, depth=LOOPS, init=[])
+        m.submodules.lefts  = lefts  = memory.Memory(shape=32, depth=LOOPS, init=[])
 
         running = Signal()
         next_pc = Signal(PC_BITS)
@@ -160,23 +160,25 @@ class Sequencer(wiring.Component):
         ready  = full & running & ~self.stop & ~wrong & ~failed & (self.fault == Error.NONE)
         depth  = Signal(range(LOOPS + 1))
         inner  = Signal(range(LOOPS))
-        top    = loops.read_port(domain="comb")
-        push   = loops.write_port()
+        begin, target = bodies.write_port(), bodies.read_port(domain="comb")
+        count, left   = lefts.write_port(), lefts.read_port(domain="comb")
         level  = Signal(range(LOOPS))  # of the loop that begins or goes on
         base   = data.View(instruction_layout(Opcode.BASE), Cat(C(0, _COMMON_BITS), body))
-        again  = top.data.left != 1
+        again  = left.data != 1
         refuse = Signal(Error)
         m.d.comb += [
             inner.eq(depth - 1),
-            top.addr.eq(inner),
+            target.addr.eq(inner),
+            left.addr.eq(inner),
+            begin.addr.eq(depth),
+            begin.data.eq(next_pc),
             bases.index.eq(base.register),
             bases.setting.start.eq(command.mem + self._argument(m, base.argument)),
             bases.setting.level.eq(base.level),
             bases.setting.step.eq(base.step),
             bases.setting.period.eq(base.period),
-            push.data.body.eq(next_pc),
-            push.data.left.eq(body),
-            push.addr.eq(depth),
+            count.addr.eq(Mux(begin.en, depth, inner)),
+            count.data.eq(Mux(begin.en, body, left.data - 1)),
             bases.level.eq(level),
         ]
         with m.If(full & running & failed):
@@ -191,22 +193,17 @@ class Sequencer(wiring.Component):
                     with m.If(depth == LOOPS):
                         m.d.comb += refuse.eq(Error.LOOP)
                     with m.Else():
-                        m.d.comb += [leave.eq(1), push.en.eq(1), bases.restart.eq(1)]
+                        m.d.comb += [leave.eq(1), begin.en.eq(1), count.en.eq(1),
+                                     bases.restart.eq(1)]
                         m.d.sync += [depth.eq(depth + 1), level.eq(depth)]
                 with m.Case(Opcode.NEXT):
-                    m.d.comb += [
-                        push.addr.eq(inner),
-                        push.data.body.eq(top.data.body),
-                        push.data.left.eq(top.data.left - 1),
-                    ]
                     with m.If(depth == 0):
                         m.d.comb += refuse.eq(Error.LOOP)
                     with m.Else():
-                        m.d.comb += [leave.eq(1), push.en.eq(1)]
+                        m.d.comb += [leave.eq(1), count.en.eq(1)]
                         m.d.sync += level.eq(inner)
                         with m.If(again):
                             m.d.comb += [bases.advance.eq(1), self.jump.valid.eq(1)]
-                            m.d.sync += next_pc.eq(top.data.body)
                         with m.Else():
                             m.d.sync += depth.eq(inner)
                 with m.Case(Opcode.BASE):
@@ -220,15 +217,15 @@ class Sequencer(wiring.Component):
         with m.If((refuse != Error.NONE) & (self.fault == Error.NONE) & ~self.stop):
             m.d.sync += self.fault.eq(refuse)
 
-        m.d.comb += [self.jump.target.eq(top.data.body), self.executed.eq(leave)]
+        m.d.comb += [
+            self.jump.target.eq(Mux(self.start, self.program, target.data)),
+            self.executed.eq(leave),
+        ]
         with m.If(self.start):
-            m.d.comb += [
-                bases.clear.eq(1),
-                self.jump.valid.eq(1),
-                self.jump.first.eq(1),
-                self.jump.target.eq(self.program),
-            ]
-            m.d.sync += [running.eq(1), next_pc.eq(self.program), depth.eq(0)]
+            m.d.comb += [bases.clear.eq(1), self.jump.valid.eq(1), self.jump.first.eq(1)]
+            m.d.sync += [running.eq(1), depth.eq(0)]
+        with m.If(self.jump.valid):
+            m.d.sync += next_pc.eq(self.jump.target)
         return m
 
     def _argument(self, m, number):

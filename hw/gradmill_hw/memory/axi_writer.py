@@ -104,23 +104,20 @@ class AxiWriter(wiring.Component):
             m.d.sync += axi.awvalid.eq(bursts.o.valid & flight.i.ready & lengths.i.ready)
             m.d.sync += [axi.awaddr.eq(bursts.o.p.addr), axi.awlen.eq(bursts.o.p.len)]
 
-        # The burst whose data is passing: `left` beats follow the one on the bus.
-        passing = Signal()
-        left = Signal(8)
+        # The oldest burst whose data is due waits in the list until its last beat has passed.
+        beat = Signal(8)
         sent = Signal()
         m.d.comb += [
-            axi.wvalid.eq(passing & client.data.valid),
-            client.data.ready.eq(passing & axi.wready),
+            axi.wvalid.eq(lengths.o.valid & client.data.valid),
+            client.data.ready.eq(lengths.o.valid & axi.wready),
             axi.wdata.eq(client.data.p.data),
             axi.wstrb.eq(client.data.p.strobe),
-            axi.wlast.eq(left == 0),
+            axi.wlast.eq(beat == lengths.o.payload),
             sent.eq(axi.wvalid & axi.wready),
-            lengths.o.ready.eq(~passing | (sent & axi.wlast)),
+            lengths.o.ready.eq(sent & axi.wlast),
         ]
         with m.If(sent):
-            m.d.sync += left.eq(left - 1)
-        with m.If(lengths.o.ready):
-            m.d.sync += [passing.eq(lengths.o.valid), left.eq(lengths.o.payload)]
+            m.d.sync += beat.eq(Mux(axi.wlast, 0, beat + 1))
 
         # One bad answer spoils its request.
         bad = Signal()

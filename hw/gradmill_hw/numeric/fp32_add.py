@@ -4,7 +4,8 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .fp32_format import CANONICAL_NAN, Fp32
+from .fp32_format import Fp32
+from .fp32_normalise import normalise, pack
 
 
 __all__ = ["Fp32Add"]
@@ -96,19 +97,7 @@ class Fp32Add(wiring.Component):
             nan_2.eq(large.is_nan | both_special & subtract_1),
         ]
 
-        # Normalise: skip leading zeros, coarse steps first.
-        normal = total
-        skipped = []
-        for amount in (16, 8, 4, 2, 1):
-            skip = Signal(name=f"skip_{amount}")
-            shifted = Signal(27, name=f"normal_{amount}")
-            m.d.comb += [
-                skip.eq(~normal[27 - amount:].any()),
-                shifted.eq(Mux(skip, normal << amount, normal)),
-            ]
-            skipped.insert(0, skip)
-            normal = shifted
-
+        normal, skipped = normalise(m, total)
         significand = Signal(24, reset_less=True)
         guard = Signal(reset_less=True)
         lost_3 = Signal(reset_less=True)
@@ -122,34 +111,19 @@ class Fp32Add(wiring.Component):
             significand.eq(normal[3:]),
             guard.eq(normal[2]),
             lost_3.eq(normal[:2].any() | lost_2),
-            skipped_3.eq(Cat(skipped)),
+            skipped_3.eq(skipped),
             exp_3.eq(exp_2 + 2),
-            sign_3.eq(sign_2 & ~(cancel_2 & (~normal[26] | (exp_2 == 0)))),
-            zero_3.eq(~normal[26]),
+            sign_3.eq(sign_2 & ~(cancel_2 & (~total.any() | (exp_2 == 0)))),
+            zero_3.eq(~total.any()),
             special_3.eq(special_2),
             nan_3.eq(nan_2),
         ]
 
         # The exponent is ``exp_3 - 1 - skipped_3``, one more if the fraction rounds up to 2.
         rounded = Signal(33)
-        exp = Signal(signed(10))
-        under = Signal()
-        over = Signal()
-        m.d.comb += [
-            rounded.eq(Cat(significand[:23], exp_3)
-                       + Cat(C(0, 23), ~skipped_3, C(0b11111, 5))
-                       + (guard & (significand[0] | lost_3))),
-            exp.eq(rounded[23:]),
-            under.eq(zero_3 | (exp <= 0)),
-            over.eq(special_3 | (exp >= 255)),
-        ]
-        o = Fp32(self.o)
-        with m.If(nan_3):
-            m.d.sync += self.o.eq(CANONICAL_NAN)
-        with m.Else():
-            m.d.sync += [
-                o.sign.eq(sign_3),
-                o.exp.eq(Mux(over, 255, Mux(under, 0, exp[:8]))),
-                o.frac.eq(Mux(over | under, 0, rounded[:23])),
-            ]
+        m.d.comb += rounded.eq(Cat(significand[:23], exp_3)
+                               + Cat(C(0, 23), ~skipped_3, C(0b11111, 5))
+                               + (guard & (significand[0] | lost_3)))
+        pack(m, self.o, sign=sign_3, exp=rounded[23:], frac=rounded[:23], zero=zero_3,
+             infinite=special_3, nan=nan_3)
         return m

@@ -4,7 +4,8 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .fp32_format import CANONICAL_NAN, Fp32
+from .fp32_format import Fp32
+from .fp32_normalise import pack
 
 
 __all__ = ["Fp32Mul"]
@@ -85,22 +86,7 @@ class Fp32Mul(wiring.Component):
         sticky = lost | carry & product[0]
         up = guard & (sticky | significand[0]) | Mux(carry, below_2, below_1)
         rounded = Signal(33)
-        exp = Signal(signed(10))
-        under = Signal()
-        over = Signal()
-        m.d.comb += [
-            rounded.eq(Cat(significand, exp_2) + Cat(C(0, 23), carry) + up),
-            exp.eq(rounded[23:]),
-            under.eq(zero_2 | (exp <= 0)),
-            over.eq(special_2 | (exp >= 255)),
-        ]
-        o = Fp32(self.o)
-        with m.If(nan_2):
-            m.d.sync += self.o.eq(CANONICAL_NAN)
-        with m.Else():
-            m.d.sync += [
-                o.sign.eq(sign_2),
-                o.exp.eq(Mux(over, 255, Mux(under, 0, exp[:8]))),
-                o.frac.eq(Mux(over | under, 0, rounded[:23])),
-            ]
+        m.d.comb += rounded.eq(Cat(significand, exp_2) + Cat(C(0, 23), carry) + up)
+        pack(m, self.o, sign=sign_2, exp=rounded[23:], frac=rounded[:23], zero=zero_2,
+             infinite=special_2, nan=nan_2)
         return m

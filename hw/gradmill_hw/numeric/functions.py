@@ -8,7 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from . import functions_tables as tables
 from ..isa import FunctionOp
-from .fp32_format import CANONICAL_NAN, Fp32
+from .fp32_format import Fp32
+from .fp32_normalise import leading_one, normalise, pack
 
 
 __all__ = ["Functions"]
@@ -28,8 +29,8 @@ class _Plan(data.Struct):
 
     is_exp:   1
     is_log:   1
-    minus:    1  # the addend is fixed - k ln2, not +
-    invert:   1  # the addend is negated
+    minus:    1  # k ln2 is subtracted from the fixed-point number
+    invert:   1  # which is inverted before
     tiny:     1  # the interval is a whole octave
     long_c2:  1  # ``middle`` belongs to c2
     subtract: 1  # the polynomial is subtracted from the addend
@@ -54,16 +55,6 @@ def _entries():
 def _is_long(address):
     """Whether ``address`` is used 2**-17 to 2**-3 away from 1."""
     return address >= 768 or (128 + 48 <= address < 128 + 80 and address % 16 >= 9)
-
-
-def _leading_one(value):
-    """Position of the leading one of ``value``, 0 if there is none."""
-    if len(value) == 1:
-        return C(0, 0)
-    half = 1 << (len(value) - 1).bit_length() - 1
-    low, high = _leading_one(value[:half]), _leading_one(value[half:])
-    above = value[half:].any()
-    return Cat(Mux(above, high, low)[:len(low)], above)
 
 
 def _choose(index, values):
@@ -127,7 +118,7 @@ class Functions(wiring.Component):
         tiny = Signal()
         m.d.comb += [
             frac.eq(x.frac ^ (is_log & half).replicate(23)),
-            length.eq(_leading_one(Cat(C(1, 1), frac))),
+            length.eq(leading_one(Cat(C(1, 1), frac))),
             near.eq(is_log & Mux(half, (x.exp == 126) & ~frac[21:].any(),
                                  (x.exp == 127) & ~frac[20:].any())),
             tiny.eq(near & ~Mux(half, frac[14:], frac[13:]).any()),
@@ -154,7 +145,7 @@ class Functions(wiring.Component):
         m.d.comb += [
             plan.is_exp.eq(is_exp),
             plan.is_log.eq(is_log),
-            plan.minus.eq(is_exp | (half ^ below)),
+            plan.minus.eq(is_exp & ~x.sign),
             plan.invert.eq(Mux(is_exp, x.sign, half ^ below)),
             plan.tiny.eq(tiny),
             plan.long_c2.eq(near & frac[7:].any()),
@@ -203,7 +194,7 @@ class Functions(wiring.Component):
         with m.Else():
             m.d.comb += exponent.eq(134)
         plan_2 = register("plan_2", plan_1)
-        fixed_2 = register("fixed_2", fixed_1)
+        fixed_2 = register("fixed_2", Cat(C(0, 2), fixed_1) ^ plan_1.invert.replicate(36))
         k_2 = register("k_2", k)
         address_2 = register("address_2", address)
         place_2 = register("place_2", place)
@@ -213,13 +204,11 @@ class Functions(wiring.Component):
         # 3: addend or, for exp, reduced argument.
         ln2_low, ln2_high = map(Array, tables.ln2_multiples())
         partial = Signal(36)
-        reduced = Signal(36)
         addend = Signal(36)
         minus = plan_2.minus.replicate(36)
         m.d.comb += [
-            partial.eq(_add(Cat(C(0, 2), fixed_2), ln2_low[k_2[:4]] ^ minus, plan_2.minus)),
-            reduced.eq(_add(partial, ln2_high[k_2[4:]] ^ minus, plan_2.minus)),
-            addend.eq(reduced ^ plan_2.invert.replicate(36)),
+            partial.eq(_add(fixed_2, ln2_low[k_2[:4]] ^ minus, plan_2.minus)),
+            addend.eq(_add(partial, ln2_high[k_2[4:]] ^ minus, plan_2.minus)),
         ]
         m.submodules.entries = entries = memory.Memory(
             shape=_Entry.as_shape().size, depth=tables.ENTRIES, init=_entries())
@@ -268,41 +257,18 @@ class Functions(wiring.Component):
             outer.eq(outer_6),
             total.eq(_add(base_6, outer ^ plan_6.subtract.replicate(36), plan_6.subtract)),
         ]
-        normal = total
-        skipped = []
-        for amount in (8, 4, 2, 1):
-            skip = Signal(name=f"skip_{amount}")
-            shifted = Signal(36, name=f"normal_{amount}")
-            m.d.comb += [
-                skip.eq(~normal[36 - amount:].any()),
-                shifted.eq(Mux(skip, normal << amount, normal)),
-            ]
-            skipped.insert(0, skip)
-            normal = shifted
+        normal, skipped = normalise(m, total, 4)
         plan_7 = register("plan_7", plan_6)
         normal_7 = register("normal_7", normal[11:35])
-        skipped_7 = register("skipped_7", Cat(skipped))
+        skipped_7 = register("skipped_7", skipped)
         exponent_7 = register("exponent_7", exponent_6)
 
         # 8: round half up and pack.
         rounded = Signal(33)
-        exp = Signal(signed(10))
-        under = Signal()
-        over = Signal()
-        m.d.comb += [
-            rounded.eq(Cat(normal_7[1:], exponent_7)
-                       + Cat(C(0, 23), ~skipped_7, C(0b111111, 6)) + normal_7[0]),
-            exp.eq(rounded[23:]),
-            under.eq(plan_7.zero | (exp <= 0)),
-            over.eq(plan_7.infinite | ~plan_7.zero & (exp >= 255)),
-        ]
-        o = Fp32(self.o)
-        with m.If(plan_7.nan):
-            m.d.sync += self.o.eq(CANONICAL_NAN)
-        with m.Else():
-            m.d.sync += [
-                o.sign.eq(plan_7.negative & ~(plan_7.zero & plan_7.is_log)),
-                o.exp.eq(Mux(over, 255, Mux(under, 0, exp[:8]))),
-                o.frac.eq(Mux(over | under, 0, rounded[:23])),
-            ]
+        m.d.comb += rounded.eq(Cat(normal_7[1:], exponent_7)
+                               + Cat(C(0, 23), ~skipped_7, C(0b111111, 6))
+                               + normal_7[0])
+        pack(m, self.o, sign=plan_7.negative & ~(plan_7.zero & plan_7.is_log),
+             exp=rounded[23:], frac=rounded[:23], zero=plan_7.zero,
+             infinite=plan_7.infinite, nan=plan_7.nan)
         return m

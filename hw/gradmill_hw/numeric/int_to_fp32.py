@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .fp32_format import CANONICAL_NAN, Fp32
+from .fp32_normalise import normalise, pack
 
 
 __all__ = ["IntToFp32"]
@@ -60,38 +60,9 @@ class IntToFp32(wiring.Component):
             nan_1.eq(self.nan),
         ]
 
-        # Normalise: skip leading zeros, coarse steps first.
-        normal = magnitude
-        skipped = []
-        for step in reversed(range((self.width - 1).bit_length())):
-            amount = 1 << step
-            skip = Signal(name=f"skip_{amount}")
-            shifted = Signal(self.width, name=f"normal_{amount}")
-            m.d.comb += [
-                skip.eq(~normal[self.width - amount:].any()),
-                shifted.eq(Mux(skip, normal << amount, normal)),
-            ]
-            skipped.insert(0, skip)
-            normal = shifted
-
+        normal, skipped = normalise(m, magnitude)
         # The bit below the fraction, which exists for ``width`` 25, is zero for every integer.
-        exp = Signal(signed(12))
-        zero = Signal()
-        under = Signal()
-        over = Signal()
-        m.d.comb += [
-            exp.eq(exp_1 - Cat(skipped)),
-            zero.eq(~normal[self.width - 1]),
-            under.eq(zero | (exp <= 0)),
-            over.eq(~zero & (exp >= 255)),
-        ]
-        o = Fp32(self.o)
-        with m.If(nan_1):
-            m.d.sync += self.o.eq(CANONICAL_NAN)
-        with m.Else():
-            m.d.sync += [
-                o.sign.eq(sign),
-                o.exp.eq(Mux(over, 255, Mux(under, 0, exp[:8]))),
-                o.frac.eq(Mux(over | under, 0, Cat(C(0, 24), normal)[self.width:][:23])),
-            ]
+        frac = Cat(C(0, 24), normal)[self.width:][:23]
+        pack(m, self.o, sign=sign, exp=(exp_1 - skipped)[:12], frac=frac,
+             zero=~normal[-1], infinite=0, nan=nan_1)
         return m

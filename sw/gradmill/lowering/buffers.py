@@ -56,7 +56,7 @@ class Buffers:
         self.dy = {s: self._tiles(f"gradient {s}", rows, stage.linear.outputs, top)
                    for s, stage in enumerate(stages)}
 
-        self.panel_rows = max(_PANEL_ROWS, rows, widest)
+        self.panel_rows = max(min(_PANEL_ROWS, config.acc_rows // 8), rows, widest)
         self.panels = [self._acc.take(self.panel_rows, f"product panel {i}", bank=i * top)
                        for i in range(2)]
         self.optimizer = [{name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)

@@ -1,5 +1,7 @@
 """Instructions for the parts of a training step, in program order."""
 
+import numpy as np
+
 from gradmill_hw.isa import (AddOp, AddSource, Class, FunctionOp, Kind, MaskKind, MulSource,
                              Opcode)
 
@@ -12,6 +14,8 @@ __all__ = ["LEARNING_RATE", "MOMENTUM", "Emitter"]
 
 #: Scalar registers that the driver sets before a run.
 LEARNING_RATE, MOMENTUM = Scalar(0), Scalar(1)  # minus the learning rate; the momentum
+#: The smallest finite number.
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 class Emitter:
@@ -55,10 +59,6 @@ class Emitter:
         return self.buffers.panels[self._products % 2]
 
     # forward --------------------------------------------------------------------------------
-
-    def start(self):
-        """Begin a sub-minibatch: panels alternate from the first."""
-        self._products = self._panels = 0
 
     def load_samples(self, m, mem, base):
         """Samples from memory, one chunk of ``m`` rows in column blocks."""
@@ -191,7 +191,9 @@ class Emitter:
         n = self.config.n
         rest = {"rows": m, "cols": n, "op2": target, "write_acc": 1}
         if source.blocks == 1:
-            self.vector(op0=source.base, **rest)
+            # A maximum starts from finite padding: infinities are reported.
+            floor = {"add_source": AddSource.SCALAR, "add_op": op, "scalar1": _LOWEST}
+            self.vector(op0=source.base, **rest, **(floor if op is AddOp.MAX else {}))
         for b in range(1, source.blocks):
             self.vector(op0=source.base if b == 1 else target, op1=source.base + b * source.stride,
                         add_source=AddSource.ROW, add_op=op, **rest)

@@ -61,7 +61,7 @@ class Arena:
         raise ConfigError(
             f"{self.name} has {self.rows} rows, {free} of them free, but {owner} needs {rows} in "
             f"one piece (held: {holders or 'nothing'}). Use a smaller sub_minibatch or network, "
-            f"or a Config with more {self.name.replace(' ', '_')}_rows")
+            f"or a Config with more {self.name.split()[0]}_rows")
 
     def _fit(self, rows, origin, align):
         start = -(-origin // align) * align

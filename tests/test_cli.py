@@ -1,0 +1,159 @@
+"""The ``gradmill`` command: what it writes, what it refuses."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import gradmill as gm
+from gradmill.checkpoint import read_checkpoint
+from gradmill.cli import app
+from gradmill.datasets import TASKS, Task
+from gradmill_hw.config import CONFIGS
+from gradmill_hw.isa import Class
+from gradmill_hw.regs import COUNTERS, Tier
+
+
+FIELDS = {
+    "task", "device", "config", "seed", "settings", "epochs", "train_loss", "test_loss",
+    "test_accuracy", "validation", "cycles", "macs", "utilisation", "bytes", "host_bytes",
+    "counters", "build_seconds", "wall_seconds", "cycles_per_second", "bit_exact_to_emulator",
+}
+
+
+def _run(*arguments, code=0):
+    result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(
+        app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return " ".join(result.output.split())
+
+
+def _train(out, *arguments, task="tiny", code=0):
+    return _run("train", task, "--device", "emulator", "--out", out, *arguments, code=code)
+
+
+def _tiny(seed):
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(32, 5)).astype(np.float32), rng.integers(0, 3, 32)
+    settings = {"lr": 0.1, "momentum": 0.9, "virtual_minibatch": 8, "sub_minibatch": 4,
+                "epochs": 2}
+    return Task(x[:24], y[:24], x[24:], y[24:], gm.Sequential(gm.Linear(5, 3), seed=seed),
+                settings)
+
+
+@pytest.fixture(autouse=True)
+def _with_tiny_task(monkeypatch):
+    monkeypatch.setitem(TASKS, "tiny", _tiny)
+
+
+def test_train_writes_report_plot_and_checkpoint(tmp_path):
+    text = _train(tmp_path / "run", "--epochs", 1, task="digits")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report.keys() >= FIELDS
+    assert report["device"] == "emulator" and report["config"]["name"] == "sim"
+    assert report["epochs"] == len(report["train_loss"]) == len(report["validation"]) == 1
+    assert report["test_accuracy"] > 0.7 and f"{report['test_accuracy']:.2%}" in text
+    assert report["bit_exact_to_emulator"] is None and report["utilisation"] is None
+    assert set(report["bytes"]) == {tier.name.lower() for tier in Tier}
+    assert set(report["bytes"]["near"]) == {cls.name.lower() for cls in Class}
+    assert report["bytes"]["near"]["gradient"] == {"read": 0, "write": 0}
+    assert report["bytes"]["near"]["data"]["read"] > 0
+    assert report["macs"] == report["counters"]["macs"] > 0
+    assert set(report["counters"]) == {counter.name for counter in COUNTERS}
+    assert (tmp_path / "run" / "training.png").read_bytes()[:4] == b"\x89PNG"
+    assert read_checkpoint(tmp_path / "run" / "checkpoint")[1]["epoch"] == 1
+    assert "report.json" in text and "training.png" in text
+
+
+def test_options_reach_the_trainer(tmp_path):
+    _train(tmp_path, "--n", 4, "-B", 6, "-M", 2, "--lr", 0.25, "--momentum", 0, "--seed", 7,
+           "--level1", "bf16", "--epochs", 3)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["config"]["n"] == 4
+    assert report["seed"] == 7 and report["epochs"] == 3
+    assert report["settings"] == {"lr": 0.25, "momentum": 0.0, "virtual_minibatch": 6,
+                                  "sub_minibatch": 2, "epochs": 3}
+    arrays, state = read_checkpoint(tmp_path / "checkpoint")
+    assert state["level1"] == "bf16" and state["seed"] == 7
+    assert not [name for name in arrays if name.startswith("momentum.")]
+
+    job = _tiny(7)
+    with gm.open("emulator", gm.get_config("sim").replace(n=4, bus_bits=128)) as device:
+        gm.Trainer(job.model, device, optimizer=gm.SGD(lr=0.25), virtual_minibatch=6,
+                   sub_minibatch=2, level1="bf16", seed=7).fit(job.x, job.y, epochs=3)
+    for name, values in job.model.state_dict().items():
+        assert arrays[name].tobytes() == values.tobytes()
+
+
+def test_resume_continues_an_interrupted_run(tmp_path):
+    _train(tmp_path / "whole")
+    job, steps = _tiny(0), []
+
+    def on_step(*_):
+        steps.append(1)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+
+    with gm.open("emulator", "sim") as device, pytest.raises(KeyboardInterrupt):
+        gm.Trainer(job.model, device, optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=8,
+                   sub_minibatch=4).fit(job.x, job.y, epochs=2, on_step=on_step,
+                                        validation_data=(job.x_test, job.y_test),
+                                        checkpoint=tmp_path / "cut" / "checkpoint",
+                                        checkpoint_every=1)
+    _train(tmp_path / "cut", "--resume")
+    arrays, state = read_checkpoint(tmp_path / "cut" / "checkpoint")
+    expected, expected_state = read_checkpoint(tmp_path / "whole" / "checkpoint")
+    assert state == expected_state
+    assert all(arrays[name].tobytes() == expected[name].tobytes() for name in expected)
+    whole, cut = (json.loads((tmp_path / name / "report.json").read_text())
+                  for name in ("whole", "cut"))
+    assert all(whole[name] == cut[name] for name in ("epochs", "train_loss", "validation"))
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--config", "huge"], "unknown configuration 'huge': choose one of nano"),
+    (["--n", 5], "n=5 is not built: choose 4, 8, 16 or 32"),
+    (["-B", 0], "virtual_minibatch=0"),
+    (["-M", 0], "sub_minibatch=0; give an integer of at least 1"),
+    (["-M", 3000, "-B", 3000], "acc memory has .* sub_minibatch"),
+    (["--level1", "fp8"], "level1='fp8'; use one of fp32, bf16"),
+    (["--lr", -1], "lr=-1.0; give a positive finite number"),
+    (["--momentum", 1], "momentum=1.0"),
+    (["--epochs", 0], "epochs"),
+    (["--stall", 0.95], "stall"),
+    (["--device", "gpu"], "device"),
+    (["--resume"], "CheckpointError: .* is not a checkpoint"),
+    (["--nonsense"], "No such option"),
+])
+def test_bad_options_are_refused_in_words(tmp_path, arguments, words):
+    text = _train(tmp_path, *arguments, code=2)
+    assert re.search(words, text), text
+    assert "Traceback" not in text
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_unknown_tasks_are_refused(tmp_path):
+    text = _train(tmp_path, task="chess", code=2)
+    assert "no task 'chess': choose one of digits" in text
+
+
+@pytest.mark.parametrize("command", ["verilog", "bench gemm"])
+def test_unknown_configurations_are_refused(command):
+    assert "unknown configuration 'huge'" in _run(*command.split(), "--config", "huge", code=2)
+
+
+def test_info_lists_what_there_is():
+    text = _run("info")
+    assert all(name in text for name in (*CONFIGS, "digits", "emulator", "verilator"))
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ([], ("train", "bench", "verilog", "info")),
+    (["train"], ("--device", "--virtual-minibatch", "--resume", "--level1")),
+    (["bench"], ("gemm",)),
+])
+def test_help(arguments, words):
+    text = _run(*arguments, "--help")
+    assert all(word in text for word in words)

@@ -1,0 +1,358 @@
+"""Training on the emulator against :mod:`tests.golden`, by bits, and what the trainer refuses."""
+
+import numpy as np
+import pytest
+
+import gradmill as gm
+from gradmill.datasets import load_task
+from gradmill_hw.config import NANO, SIM, ConfigError
+from tests.golden import Golden
+
+
+CONFIGS = {"nano": NANO, "nano6": NANO.replace(mantissa_bits=6, acc_rows=2048), "sim": SIM}
+
+#: config, widths, relu and bias of each layer, B, M, samples, level 1, momentum, loss, scale of x
+CASES = [
+    ("sim", (8, 8), (0,), (1,), 8, 8, 24, "fp32", 0.9, "ce", 1),
+    ("sim", (13, 19, 5), (1, 0), (1, 1), 16, 4, 48, "fp32", 0.9, "ce", 1),
+    ("sim", (9, 17, 11, 3), (1, 1, 0), (1, 0, 1), 40, 4, 130, "bf16", 0.5, "ce", 1),
+    ("sim", (9, 17, 11, 3), (1, 0, 0), (0, 1, 0), 40, 4, 120, "fp32", 0.0, "mse", 1),
+    ("sim", (20, 10), (0,), (0,), 11, 1, 30, "bf16", 0.9, "ce", 1),
+    ("sim", (7, 12, 10), (1, 0), (1, 1), 37, 5, 100, "fp32", 0.9, "ce", 1),
+    ("sim", (7, 12, 10), (0, 0), (1, 1), 38, 3, 100, "bf16", 0.9, "mse", 1),
+    ("sim", (24, 33, 16), (1, 0), (0, 0), 30, 30, 75, "fp32", 0.9, "ce", 1),
+    ("sim", (5, 150, 2), (1, 0), (1, 1), 20, 6, 60, "fp32", 0.9, "ce", 1),
+    ("sim", (200, 9, 4), (1, 0), (1, 1), 18, 9, 50, "bf16", 0.9, "ce", 1e-19),
+    ("sim", (16, 140, 17), (1, 0), (1, 1), 64, 7, 130, "fp32", 0.9, "ce", 100),
+    ("sim", (10, 10, 1), (1, 0), (1, 1), 17, 2, 51, "fp32", 0.3, "mse", 30),
+    ("nano", (4, 3), (0,), (1,), 8, 4, 24, "fp32", 0.9, "ce", 1),
+    ("nano", (5, 7, 3), (1, 0), (1, 1), 24, 3, 75, "bf16", 0.9, "ce", 1),
+    ("nano", (6, 6, 5, 2), (1, 1, 0), (1, 1, 1), 23, 2, 70, "fp32", 0.9, "ce", 1),
+    ("nano", (3, 9, 6), (0, 0), (0, 1), 5, 5, 23, "bf16", 0.0, "mse", 1),
+    ("nano", (1, 1), (0,), (1,), 9, 1, 27, "fp32", 0.9, "mse", 1),
+    ("nano", (9, 5), (0,), (1,), 32, 2, 80, "fp32", 0.0, "ce", 1),
+    ("nano6", (15, 30, 7), (1, 0), (1, 1), 33, 4, 99, "bf16", 0.9, "ce", 1),
+    ("nano6", (6, 21, 10, 10), (0, 1, 0), (1, 1, 0), 29, 13, 87, "fp32", 0.7, "mse", 1),
+]
+
+
+def _network(widths, relus, biases, seed):
+    layers = []
+    for inputs, outputs, relu, bias in zip(widths, widths[1:], relus, biases, strict=False):
+        layers += [gm.Linear(inputs, outputs, bias=bool(bias))] + [gm.ReLU()] * relu
+    return gm.Sequential(*layers, seed=seed)
+
+
+def _samples(rng, count, inputs, outputs, mse, scale):
+    x = (scale * rng.normal(size=(count, inputs))).astype(np.float32)
+    x[rng.random(x.shape) < 0.1] = 0
+    if mse:
+        return x, rng.normal(size=(count, outputs)).astype(np.float32)
+    return x, rng.integers(0, outputs, count)
+
+
+def _golden(config, model, optimizer, mse, sub, level1):
+    state = model.state_dict()
+    layers = [(state[f"{stage.index}.weight"], state.get(f"{stage.index}.bias"), stage.relu)
+              for stage in model.stages]
+    return Golden(config, layers, optimizer.lr, optimizer.momentum, mse, sub, level1 == "bf16")
+
+
+def _state(golden, model):
+    found = {}
+    for stage, (weight, bias, _) in zip(model.stages, golden.layers, strict=True):
+        found[f"{stage.index}.weight"] = weight
+        if bias is not None:
+            found[f"{stage.index}.bias"] = bias
+    return found
+
+
+def _assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name in found:
+        different = found[name].view(np.uint32) != expected[name].view(np.uint32)
+        assert not different.any(), f"{name} differs at {np.argwhere(different)[:5].tolist()}"
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_weights_and_losses_equal_the_golden_run(case):
+    (name, widths, relus, biases, size, sub, count, level1, momentum, loss,
+     scale) = CASES[case]
+    config, mse = CONFIGS[name], loss == "mse"
+    rng = np.random.default_rng((77, case))
+    x, y = _samples(rng, count, widths[0], widths[-1], mse, scale)
+    model, optimizer = _network(widths, relus, biases, case), gm.SGD(lr=0.07, momentum=momentum)
+    golden = _golden(config, model, optimizer, mse, sub, level1)
+    with gm.open("emulator", config, near_bytes=1 << 22) as device:
+        trainer = gm.Trainer(model, device, loss=gm.MSE() if mse else gm.CrossEntropy(),
+                             optimizer=optimizer, virtual_minibatch=size, sub_minibatch=sub,
+                             level1=level1, seed=case)
+        assert device.counters()["macs"] == 0
+        history = trainer.fit(x, y, epochs=1, shuffle=False)
+    batches = [slice(start, start + size) for start in range(0, count, size)]
+    assert len(batches) >= 3
+    losses = [(len(x[batch]), golden.step(x[batch], y[batch])) for batch in batches]
+    _assert_equal(model.state_dict(), _state(golden, model))
+    assert history.train_loss == [sum(n * value for n, value in losses) / count]
+
+
+def test_every_epoch_visits_each_sample_once_in_an_order_of_its_own():
+    rng = np.random.default_rng(5)
+    x, y = _samples(rng, 21, 6, 3, False, 1)
+    model, optimizer = _network((6, 3), (0,), (1,), 5), gm.SGD(lr=0.1)
+    golden = _golden(SIM, model, optimizer, False, 4, "fp32")
+    with gm.open("emulator", SIM) as device:
+        trainer = gm.Trainer(model, device, optimizer=optimizer, virtual_minibatch=8,
+                             sub_minibatch=4, seed=9)
+        trainer.fit(x, y, epochs=2)
+    for epoch in range(2):
+        order = np.random.default_rng((9, epoch)).permutation(21)
+        for start in range(0, 21, 8):
+            golden.step(x[order[start:start + 8]], y[order[start:start + 8]])
+    _assert_equal(model.state_dict(), _state(golden, model))
+
+
+def test_prediction_equals_the_golden_forward_pass():
+    rng = np.random.default_rng(6)
+    model = _network((11, 14, 5), (1, 0), (1, 1), 6)
+    golden = _golden(SIM, model, gm.SGD(lr=1), True, 4, "fp32")
+    x = rng.normal(size=(43, 11)).astype(np.float32)
+    outputs = []
+    golden._mse = lambda z, t, batch: (outputs.append(z), (z, np.float32(0)))[1]
+    for start in range(0, 43, 4):
+        golden._sub_minibatch(x[start:start + 4], np.zeros((4, 5), np.float32), 4)
+    with gm.open("emulator", SIM) as device:
+        trainer = gm.Trainer(model, device, optimizer=gm.SGD(lr=1), virtual_minibatch=8,
+                             sub_minibatch=4)
+        found = trainer.predict(x)
+        first = trainer.predict(x[:8])
+    assert found.tobytes() == np.concatenate(outputs).tobytes()
+    assert first.tobytes() == found[:8].tobytes()
+
+
+def test_two_trainers_share_a_device():
+    rng = np.random.default_rng(8)
+    x, y = _samples(rng, 30, 6, 3, False, 1)
+
+    def trainer(device, seed):
+        return gm.Trainer(_network((6, 9, 3), (1, 0), (1, 1), seed), device,
+                          optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=10,
+                          sub_minibatch=5)
+
+    with gm.open("emulator", SIM) as device:
+        pair = [trainer(device, seed) for seed in (1, 2)]
+        for _ in range(2):
+            for each in pair:
+                each.fit(x, y, epochs=1)
+    for seed, each in zip((1, 2), pair, strict=True):
+        with gm.open("emulator", SIM) as device:
+            alone = trainer(device, seed)
+            alone.fit(x, y, epochs=2)
+        _assert_equal(each.model.state_dict(), alone.model.state_dict())
+
+
+def test_digits_are_learned():
+    job = load_task("digits")
+    with gm.open("emulator", SIM) as device:
+        trainer = gm.Trainer(job.model, device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
+                             virtual_minibatch=64, sub_minibatch=64)
+        history = trainer.fit(job.x, job.y, epochs=2)
+        found = trainer.evaluate(job.x_test, job.y_test)
+    assert history.train_loss[1] < history.train_loss[0] / 2
+    assert found["accuracy"] > 0.8 and found["loss"] < 1
+
+
+# What crosses the host link ---------------------------------------------------------------------
+
+def _traffic(size, monkeypatch):
+    """Host bytes and register writes of the second of two virtual minibatches of ``size``, and
+    all host bytes of the two."""
+    rng = np.random.default_rng(3)
+    x, y = _samples(rng, 2 * size, 10, 4, False, 1)
+    bytes_at, words_at, writes, starts = [], [], [], []
+    with gm.open("emulator", SIM) as device:
+        trainer = gm.Trainer(_network((10, 12, 4), (1, 0), (1, 1), 0), device,
+                             optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=size,
+                             sub_minibatch=4)
+        write_register = device.write_register
+
+        def watch(name, **fields):
+            writes.append(name)
+            starts.append(fields.get("start", 0))
+            write_register(name, **fields)
+
+        monkeypatch.setattr(device, "write_register", watch)
+
+        def on_step(*_):
+            bytes_at.append(device.host_bytes())
+            words_at.append((len(writes), sum(starts)))
+
+        trainer.fit(x, y, epochs=1, on_step=on_step)
+        counters = device.counters()
+    moved = {name: bytes_at[1][name] - bytes_at[0][name] for name in bytes_at[0]}
+    words = tuple(b - a for a, b in zip(*words_at, strict=True))
+    return moved, words, bytes_at[1], counters
+
+
+def test_host_work_does_not_grow_with_the_virtual_minibatch(monkeypatch):
+    small, large = (_traffic(size, monkeypatch) for size in (8, 128))
+    assert small[0] == large[0] and small[1] == large[1]
+    assert sum(small[0].values()) == small[0]["host_read_result_bytes"] == 4
+    assert small[1][1] == 1, "one doorbell"
+    for name in small[2]:
+        if name not in ("host_write_data_bytes", "host_write_mask_bytes",
+                        "host_write_command_bytes"):
+            assert small[2][name] == large[2][name], name
+
+
+def test_no_gradient_leaves_the_tile(monkeypatch):
+    _, _, host, counters = _traffic(16, monkeypatch)
+    assert {host[name] for name in host if "gradient" in name} == {0}
+    assert {counters[name] for name in counters if "gradient" in name} == {0}
+
+
+# Why two levels ---------------------------------------------------------------------------------
+
+def _gradient(sub, level1):
+    """Gradient of one weight over 4096 samples whose gradients have the same sign, and what it
+    should be."""
+    count = 4096
+    config = NANO.replace(acc_rows=1 << 16, tensor_rows=1 << 14, mask_rows=1 << 13)
+    target = np.random.default_rng(2).uniform(-1.9, -1.1, (count, 1)).astype(np.float32)
+    model = gm.Sequential(gm.Linear(1, 1, bias=False))
+    model.load_state_dict({"0.weight": np.zeros((1, 1), np.float32)})
+    with gm.open("emulator", config) as device:
+        trainer = gm.Trainer(model, device, loss=gm.MSE(), optimizer=gm.SGD(lr=1.0),
+                             virtual_minibatch=count, sub_minibatch=sub, level1=level1)
+        trainer.fit(np.ones((count, 1), np.float32), target, epochs=1)
+    return -float(model.state_dict()["0.weight"][0, 0]), -2 * target.mean(dtype=np.float64)
+
+
+def test_level_two_keeps_what_bfloat16_alone_loses():
+    lost, exact = _gradient(4096, "bf16")
+    assert 0 < lost < exact / 2
+    kept, exact = _gradient(64, "bf16")
+    assert abs(kept / exact - 1) < 0.002
+    wide, exact = _gradient(4096, "fp32")
+    assert abs(wide / exact - 1) < 0.0005
+
+
+# What is refused --------------------------------------------------------------------------------
+
+def _trainer(device, **changes):
+    settings = {"model": _network((6, 4, 3), (1, 0), (1, 1), 0), "optimizer": gm.SGD(lr=0.1),
+                "virtual_minibatch": 8, "sub_minibatch": 4, **changes}
+    return gm.Trainer(settings.pop("model"), device, **settings)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"virtual_minibatch": 0}, "virtual_minibatch=0.*at least 1"),
+    ({"virtual_minibatch": 8.0}, "virtual_minibatch=8.0.*integer"),
+    ({"virtual_minibatch": True}, "virtual_minibatch=True"),
+    ({"sub_minibatch": 0}, "sub_minibatch=0.*at least 1"),
+    ({"sub_minibatch": -4}, "sub_minibatch=-4"),
+    ({"sub_minibatch": 9}, "sub_minibatch=9 is larger than virtual_minibatch=8"),
+    ({"level1": "fp16"}, "level1='fp16'.*fp32, bf16"),
+    ({"loss": "mse"}, "loss='mse'.*CrossEntropy"),
+    ({"optimizer": 0.1}, "optimizer=0.1.*SGD"),
+    ({"model": gm.Sequential(gm.Linear(6, 3), gm.ReLU())}, "last layer is a Linear"),
+    ({"model": [gm.Linear(6, 3)]}, "must be a Sequential"),
+])
+def test_bad_settings_are_refused(changes, words):
+    with gm.open("emulator", SIM) as device, pytest.raises(ValueError, match=words):
+        _trainer(device, **changes)
+
+
+def _x(**changes):
+    x = np.zeros((20, 6), np.float32)
+    for place, value in changes.get("at", {}).items():
+        x[place] = value
+    return x
+
+
+Y = np.arange(20) % 3
+
+
+@pytest.mark.parametrize(("x", "y", "words"), [
+    (_x().astype(np.float64), Y, "x has dtype float64; pass float32"),
+    (_x()[:, :5], Y, r"x has shape \(20, 5\).*\(samples, 6\)"),
+    (_x()[0], Y, r"x has shape \(6,\)"),
+    (_x()[:0], Y[:0], "at least one sample"),
+    (_x(at={(3, 2): np.nan}), Y, r"x\[3, 2\] is nan"),
+    (_x(at={(19, 5): -np.inf}), Y, r"x\[19, 5\] is -inf"),
+    (_x(), Y[:19], r"y is int64 \(19,\).*\(20,\)"),
+    (_x(), Y.astype(np.float32), "integer labels"),
+    (_x(), Y[:, None], "integer labels of shape"),
+    (_x(), Y + 1, "labels 1 to 3; the network has outputs 0 to 2"),
+    (_x(), Y - 1, "labels -1 to 1"),
+])
+def test_bad_samples_are_refused(x, y, words):
+    with gm.open("emulator", SIM) as device:
+        trainer = _trainer(device)
+        before = trainer.model.state_dict()
+        with pytest.raises(ValueError, match=words):
+            trainer.fit(x, y, epochs=1)
+        with pytest.raises(ValueError, match=words):
+            trainer.fit(_x(), Y, epochs=1, validation_data=(x, y))
+        with pytest.raises(ValueError):
+            trainer.evaluate(x, y)
+        assert device.counters()["macs"] == 0
+        _assert_equal(trainer.model.state_dict(), before)
+
+
+@pytest.mark.parametrize(("target", "words"), [
+    (np.zeros((20, 2), np.float32), r"MSE takes float32 \(20, 3\)"),
+    (np.zeros((20, 3)), "y is float64"),
+    (np.full((20, 3), np.nan, np.float32), r"y\[0, 0\] is nan"),
+])
+def test_bad_targets_are_refused(target, words):
+    with gm.open("emulator", SIM) as device:
+        trainer = _trainer(device, loss=gm.MSE())
+        with pytest.raises(ValueError, match=words):
+            trainer.fit(_x(), target, epochs=1)
+
+
+@pytest.mark.parametrize("call", [
+    lambda trainer: trainer.fit(_x(), Y, epochs=0),
+    lambda trainer: trainer.fit(_x(), Y, epochs=1, checkpoint_every=0),
+])
+def test_bad_lengths_are_refused(call):
+    with gm.open("emulator", SIM) as device, pytest.raises(ValueError, match="at least 1"):
+        call(_trainer(device))
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: gm.Linear(0, 3), "inputs=0"),
+    (lambda: gm.Linear(3, 1 << 16), "outputs=65536"),
+    (lambda: gm.Linear(3, 2.0), "outputs=2.0"),
+    (lambda: gm.SGD(lr=0), "lr=0"),
+    (lambda: gm.SGD(lr=float("nan")), "lr=nan"),
+    (lambda: gm.SGD(lr=1, momentum=1), "momentum=1"),
+    (lambda: gm.Sequential(), "first layer must be a Linear"),
+    (lambda: gm.Sequential(gm.ReLU()), "first layer must be a Linear"),
+    (lambda: gm.Sequential(gm.Linear(2, 3), gm.Linear(4, 5)), "takes 4 inputs.*gives 3"),
+    (lambda: gm.Sequential(gm.Linear(2, 3), gm.ReLU(), gm.ReLU()), "must follow a Linear"),
+    (lambda: gm.Sequential(gm.Linear(2, 3), "relu"), "use Linear or ReLU"),
+    (lambda: gm.Sequential(gm.Linear(2, 3)).load_state_dict({}), "the model needs"),
+    (lambda: gm.Sequential(gm.Linear(2, 3)).load_state_dict(
+        {"0.weight": np.zeros((2, 3), np.float32), "0.bias": np.zeros(3, np.float32)}),
+     r"0.weight: got float32 \(2, 3\).*\(3, 2\)"),
+])
+def test_bad_networks_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(("widths", "settings", "words"), [
+    ((2000, 2000), {}, "tensor memory has .* weight 0 needs .*sub_minibatch or network"),
+    ((6, 3), {"virtual_minibatch": 3000, "sub_minibatch": 3000}, "needs 3000.*sub_minibatch"),
+])
+def test_networks_beyond_the_memories_are_refused(widths, settings, words):
+    with gm.open("emulator", SIM) as device, pytest.raises(ConfigError, match=words):
+        _trainer(device, model=_network(widths, (0,), (1,), 0), **settings)
+
+
+def test_near_memory_that_is_too_small_is_refused():
+    with gm.open("emulator", SIM, near_bytes=8192) as device, \
+            pytest.raises(ConfigError, match="larger near_bytes"):
+        _trainer(device)
