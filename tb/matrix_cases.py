@@ -21,6 +21,7 @@ SPECIAL = (0, 0x80000000, 1, 0x807FFFFF, 0x00800000, INFINITY, 0xFF800000, NAN, 
 def random_memories(rng, config, exponents, *, special=0.1):
     """Mantissas, exponents and accumulators with random contents, as the model takes them.
 
+    One tile in ten is zero.
     ``special`` is the share of zeros, subnormals, infinities and NaN in the accumulators.
     """
     n, rows = config.n, config.tensor_rows
@@ -28,6 +29,8 @@ def random_memories(rng, config, exponents, *, special=0.1):
     draw = np.random.default_rng(seed)
     mantissa = draw.integers(-config.mantissa_max, config.mantissa_max + 1, (rows, n), np.int16)
     exponent = draw.choice(np.array(exponents, np.uint8), rows // n).repeat(n)
+    zero = draw.random(rows // n).repeat(n) < 0.1
+    mantissa[zero], exponent[zero] = 0, 0
     shape = (config.acc_rows, n)
     acc = (
         draw.integers(0, 2, shape, np.uint32) << 31

@@ -113,9 +113,7 @@ class Bench:
 )
 async def matches_model(dut, refuse, hold, exponents):
     bench = Bench(dut, refuse=refuse, hold=hold, exponents=exponents)
-    await bench.execute(
-        [random_command(bench.rng, bench.config, largest=30) for _ in range(15)]
-    )
+    await bench.execute([random_command(bench.rng, bench.config, largest=30) for _ in range(15)])
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")

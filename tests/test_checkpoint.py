@@ -194,10 +194,14 @@ _CHILD = """
 import sys
 from tests.test_checkpoint import _data, _trainer, EPOCHS, SIM, gm
 x, y = _data()
+def on_step(trainer, batch, batches):
+    print(flush=True)
+    if trainer.epoch * batches + batch == 9:
+        sys.stdin.read()  # until killed
 with gm.open("emulator", SIM) as device:
     trainer = _trainer(device)
     trainer.fit(x, y, epochs=EPOCHS, validation_data=(x[:9], y[:9]), checkpoint=sys.argv[1],
-                checkpoint_every=1, on_step=lambda *_: print(flush=True))
+                checkpoint_every=1, on_step=on_step)
 """
 
 
@@ -207,7 +211,7 @@ def test_killed_process_resumes_to_the_same_bits(tmp_path, whole):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(
         str(root / folder) for folder in ("hw", "sw", "."))}
     with subprocess.Popen([sys.executable, "-c", _CHILD, str(path)], env=environment,
-                          stdout=subprocess.PIPE) as child:
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         for _ in range(6):
             child.stdout.readline()
         child.send_signal(signal.SIGKILL)

@@ -37,10 +37,8 @@ def run(config, rows, blocks, cols, padded, kind, alternative, pad, rng):
                 for block in range(blocks) for row in range(issued)]
 
     async def drive(ctx):
-        for port, value in ((dut.rows, rows), (dut.cols, cols), (dut.padded, padded),
-                            (dut.kind, kind), (dut.alternative, alternative), (dut.pad, pad),
-                            (dut.scalar, SCALAR)):
-            ctx.set(port, value)
+        ctx.set(dut.control, {"rows": rows, "cols": cols, "padded": padded, "kind": kind,
+                              "alternative": alternative, "pad": pad, "scalar": SCALAR})
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)

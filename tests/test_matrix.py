@@ -21,8 +21,15 @@ EVENTS = ("row", "macs", "stall", "stall_weights", "nonfinite")
 
 
 def config(n, mantissa_bits=9):
-    return Config(n=n, mantissa_bits=mantissa_bits, bus_bits=8 * n, burst_beats=16,
-                  tensor_rows=1024, acc_rows=256, banks=2)
+    return Config(
+        n=n,
+        mantissa_bits=mantissa_bits,
+        bus_bits=8 * n,
+        burst_beats=16,
+        tensor_rows=1024,
+        acc_rows=256,
+        banks=2,
+    )
 
 
 class Log:
@@ -42,19 +49,51 @@ class Log:
             ctx.set(port.ready, 1)
         ready, refused = 1, None
         ticks = ctx.tick().sample(
-            dut.a.valid, dut.a.addr, dut.a.transpose, dut.w.valid, dut.w.addr, dut.w.transpose,
-            dut.acc_read.valid, dut.acc_read.addr,
-            dut.acc_write.valid, dut.acc_write.addr, Value.cast(dut.acc_write.data),
-            Value.cast(dut.events), dut.cmd.valid & dut.cmd.ready, dut.done, dut.busy)
+            dut.a.valid,
+            dut.a.addr,
+            dut.a.transpose,
+            dut.w.valid,
+            dut.w.addr,
+            dut.w.transpose,
+            dut.acc_read.valid,
+            dut.acc_read.addr,
+            dut.acc_write.valid,
+            dut.acc_write.addr,
+            Value.cast(dut.acc_write.data),
+            Value.cast(dut.events),
+            dut.cmd.valid & dut.cmd.ready,
+            dut.done,
+            dut.busy,
+        )
         cycle = 0
-        async for (_, _, a, a_addr, a_transpose, w, w_addr, w_transpose, read, read_addr,
-                   write, write_addr, row, events, accept, done, busy) in ticks:
+        async for (
+            _,
+            _,
+            a,
+            a_addr,
+            a_transpose,
+            w,
+            w_addr,
+            w_transpose,
+            read,
+            read_addr,
+            write,
+            write_addr,
+            row,
+            events,
+            accept,
+            done,
+            busy,
+        ) in ticks:
             request = (a_addr, a_transpose) if a else None
             assert refused in (None, request), "a refused request changed"
             refused = None if ready else request
             rows = self.memories.cycle(
-                request if ready else None, (w_addr, w_transpose) if w else None,
-                read_addr if read else None, (write_addr, row) if write else None)
+                request if ready else None,
+                (w_addr, w_transpose) if w else None,
+                read_addr if read else None,
+                (write_addr, row) if write else None,
+            )
 
             events = dut.events.shape().from_bits(events)
             self.events.update({name: events[name] for name in EVENTS})
@@ -106,8 +145,9 @@ def check(commands, n, *, seed, exponents="usual", mantissa_bits=9, special=0.1,
     rng = random.Random(seed)
     dut = MatrixUnit(config(n, mantissa_bits))
     commands = commands(rng, dut.config)
-    mantissa, exponent, acc = random_memories(rng, dut.config, EXPONENTS[exponents],
-                                              special=special)
+    mantissa, exponent, acc = random_memories(
+        rng, dut.config, EXPONENTS[exponents], special=special
+    )
     expected, counters = acc.copy(), Counter()
     for command in commands:
         counters.update(matmul(command, mantissa, exponent, expected, dut.config))
@@ -123,22 +163,40 @@ def check(commands, n, *, seed, exponents="usual", mantissa_bits=9, special=0.1,
 @pytest.mark.parametrize("exponents", EXPONENTS)
 @pytest.mark.parametrize(("refuse", "idle"), [(0, 0), (0.6, 0), (0.2, 0.95)])
 def test_random_sequences(refuse, idle, exponents):
-    check(lambda rng, config: [random_command(rng, config, largest=11) for _ in range(5)], 4,
-          seed=f"{refuse} {idle} {exponents}", exponents=exponents, refuse=refuse, idle=idle)
+    check(
+        lambda rng, config: [random_command(rng, config, largest=11) for _ in range(5)],
+        4,
+        seed=f"{refuse} {idle} {exponents}",
+        exponents=exponents,
+        refuse=refuse,
+        idle=idle,
+    )
 
 
 @pytest.mark.parametrize(("n", "mantissa_bits"), [(4, 4), (8, 9), (8, 7)])
 def test_other_sizes(n, mantissa_bits):
-    check(lambda rng, config: [random_command(rng, config, largest=18) for _ in range(3)], n,
-          seed=n, mantissa_bits=mantissa_bits, refuse=0.2)
+    check(
+        lambda rng, config: [random_command(rng, config, largest=18) for _ in range(3)],
+        n,
+        seed=n,
+        mantissa_bits=mantissa_bits,
+        refuse=0.2,
+    )
 
 
 @pytest.mark.parametrize("refuse", [0, 0.7])
 def test_no_row_comes_back_before_it_was_written(refuse):
     """Short tiles through several blocks, with rows held up in the middle."""
-    check(lambda rng, config: [random_command(rng, config, m=m, k=9, c=5, accumulate=a)
-                               for m, a in zip((1, 2, 3, 5, 7, 8, 9), (0, 1) * 4, strict=False)],
-          4, seed=refuse, refuse=refuse, special=0)
+    check(
+        lambda rng, config: [
+            random_command(rng, config, m=m, k=9, c=5, accumulate=a)
+            for m, a in zip((1, 2, 3, 5, 7, 8, 9), (0, 1) * 4, strict=False)
+        ],
+        4,
+        seed=refuse,
+        refuse=refuse,
+        special=0,
+    )
 
 
 def test_accumulate_sees_the_instruction_before():
@@ -160,14 +218,28 @@ def test_empty_instructions_finish_in_order(size):
     check(commands, 4, seed=size, refuse=0.3)
 
 
-@pytest.mark.parametrize(("n", "m", "a_transpose", "w_transpose"), [
-    (4, 8, 0, 0), (4, 8, 0, 1), (4, 8, 1, 0), (4, 3, 0, 0), (8, 8, 0, 0), (8, 11, 1, 1),
-    (8, 5, 0, 0)])
+@pytest.mark.parametrize(
+    ("n", "m", "a_transpose", "w_transpose"),
+    [
+        (4, 8, 0, 0),
+        (4, 8, 0, 1),
+        (4, 8, 1, 0),
+        (4, 3, 0, 0),
+        (8, 8, 0, 0),
+        (8, 11, 1, 1),
+        (8, 5, 0, 0),
+    ],
+)
 def test_cycles_of_one_instruction(n, m, a_transpose, w_transpose):
     (command,), log = check(
-        lambda rng, config: [random_command(rng, config, m=m, k=n + 1, c=2 * n,
-                                            a_transpose=a_transpose, w_transpose=w_transpose)],
-        n, seed=m)
+        lambda rng, config: [
+            random_command(
+                rng, config, m=m, k=n + 1, c=2 * n, a_transpose=a_transpose, w_transpose=w_transpose
+            )
+        ],
+        n,
+        seed=m,
+    )
     taken = log.done[0] - log.accepted[0]
     assert taken == cycles(command, config(n))
     assert taken <= 4 * max(m, n, turnaround()) + 2 * n + 16
@@ -177,8 +249,13 @@ def test_cycles_of_one_instruction(n, m, a_transpose, w_transpose):
 @pytest.mark.parametrize(("n", "m"), [(4, 8), (4, 11), (8, 8)])
 @pytest.mark.parametrize(("k", "c"), [(1, 1), (9, 5)])
 def test_no_bubble_between_instructions(n, m, k, c):
-    _, log = check(lambda rng, config: [random_command(rng, config, m=m, k=k, c=c, accumulate=0)
-                                        for _ in range(4)], n, seed=m)
+    _, log = check(
+        lambda rng, config: [
+            random_command(rng, config, m=m, k=k, c=c, accumulate=0) for _ in range(4)
+        ],
+        n,
+        seed=m,
+    )
     rows = m * -(-k // n) * -(-c // n)
     assert log.events["row"] == 4 * rows
     assert log.done == [log.accepted[0] + rows * (i + 1) + 2 * n + 11 for i in range(4)]
@@ -186,8 +263,14 @@ def test_no_bubble_between_instructions(n, m, k, c):
 
 def test_stalls_are_counted():
     """Every cycle from the first request to the last row is a row, a refusal or a weight wait."""
-    _, log = check(lambda rng, config: [random_command(rng, config, m=10, k=8, c=8, accumulate=0)
-                                        for _ in range(3)], 4, seed=1, refuse=0.5)
+    _, log = check(
+        lambda rng, config: [
+            random_command(rng, config, m=10, k=8, c=8, accumulate=0) for _ in range(3)
+        ],
+        4,
+        seed=1,
+        refuse=0.5,
+    )
     assert log.events["stall"] > 0
     active = log.done[-1] - log.accepted[0] - 2 * 4 - 9
     assert log.events["row"] + log.events["stall"] + log.events["stall_weights"] == active
@@ -200,5 +283,11 @@ def test_turnaround():
 @pytest.mark.rtl
 @pytest.mark.parametrize(("n", "mantissa_bits"), [(8, 9), (8, 8)])
 def test_rtl(tmp_path, n, mantissa_bits):
-    run_bench(MatrixUnit(config(n, mantissa_bits)), "tb.tb_matrix", tmp_path, seed=1, n=n,
-              mantissa_bits=mantissa_bits)
+    run_bench(
+        MatrixUnit(config(n, mantissa_bits)),
+        "tb.tb_matrix",
+        tmp_path,
+        seed=1,
+        n=n,
+        mantissa_bits=mantissa_bits,
+    )

@@ -33,18 +33,18 @@ def to_bits(value, zero_sign=0):
 
 def from_bits(bits):
     """Fraction of a finite binary32, subnormals flushed."""
-    field = bits >> 23 & 0xff
+    field = bits >> 23 & 0xFF
     if field == 0:
         return Fraction(0)
-    value = Fraction(bits & 0x7fffff | 1 << 23) * Fraction(2)**(field - 150)
+    value = Fraction(bits & 0x7FFFFF | 1 << 23) * Fraction(2) ** (field - 150)
     return -value if bits >> 31 else value
 
 
 def add(x, y):
     x, y = (bits & 0x80000000 if bits & INFINITY == 0 else bits for bits in (x, y))
-    if any(bits & 0x7fffffff > INFINITY for bits in (x, y)):
+    if any(bits & 0x7FFFFFFF > INFINITY for bits in (x, y)):
         return NAN
-    infinite = [bits for bits in (x, y) if bits & 0x7fffffff == INFINITY]
+    infinite = [bits for bits in (x, y) if bits & 0x7FFFFFFF == INFINITY]
     if infinite:
         return infinite[0] if len(set(infinite)) == 1 else NAN
     return to_bits(from_bits(x) + from_bits(y), zero_sign=x >> 31 & y >> 31)
@@ -53,7 +53,7 @@ def add(x, y):
 def narrowed(bits):
     if bits == NAN:
         return bits
-    high, low = bits >> 16, bits & 0xffff
+    high, low = bits >> 16, bits & 0xFFFF
     return (high + (low > 0x8000 or (low == 0x8000 and high & 1))) << 16
 
 
@@ -78,9 +78,11 @@ def reference(f, mantissa, exponent, acc, config):
                 ew = exponent_of(w_row, f["w_transpose"])
                 d_row = f["op2"] + cb * f["d_stride_c"] + r
                 for j in range(n):
-                    dot = sum(read(a_row, i, f["a_transpose"])
-                              * read(w_row + i, j, f["w_transpose"]) for i in range(n))
-                    scale = Fraction(2)**(ea + ew - 254 - 2 * unit)
+                    dot = sum(
+                        read(a_row, i, f["a_transpose"]) * read(w_row + i, j, f["w_transpose"])
+                        for i in range(n)
+                    )
+                    scale = Fraction(2) ** (ea + ew - 254 - 2 * unit)
                     product = NAN if 255 in (ea, ew) else to_bits(dot * scale)
                     if kb or f["accumulate"]:
                         product = add(acc[d_row][j], product)
@@ -95,11 +97,18 @@ def reference(f, mantissa, exponent, acc, config):
 @pytest.mark.parametrize(("n", "mantissa_bits"), [(4, 4), (4, 9), (8, 9)])
 def test_against_fractions(n, mantissa_bits, exponents):
     rng = random.Random(f"{n} {mantissa_bits} {exponents}")
-    config = Config(n=n, mantissa_bits=mantissa_bits, bus_bits=8 * n, burst_beats=16,
-                    tensor_rows=512, acc_rows=128)
+    config = Config(
+        n=n,
+        mantissa_bits=mantissa_bits,
+        bus_bits=8 * n,
+        burst_beats=16,
+        tensor_rows=512,
+        acc_rows=128,
+    )
     for special in (0, 0, 0.01, 0.1, 0.1):
-        mantissa, exponent, acc = random_memories(rng, config, EXPONENTS[exponents],
-                                                  special=special)
+        mantissa, exponent, acc = random_memories(
+            rng, config, EXPONENTS[exponents], special=special
+        )
         command = random_command(rng, config, largest=2 * n + 3)
         expected = acc.tolist()
         counters = reference(command, mantissa.tolist(), exponent.tolist(), expected, config)
@@ -112,9 +121,23 @@ def test_long_contraction_rounds_in_order():
     rng = random.Random(1)
     config = Config(n=4, bus_bits=32, burst_beats=16, tensor_rows=1024, acc_rows=64)
     mantissa, exponent, acc = random_memories(rng, config, range(110, 140))
-    command = {"m": 5, "k": 4 * 60, "c": 4, "a_stride_m": 4, "a_stride_k": 8, "w_stride_k": 4,
-               "w_stride_c": 0, "d_stride_c": 0, "a_transpose": 0, "w_transpose": 0,
-               "accumulate": 0, "narrow": 0, "op0": 0, "op1": 512, "op2": 7}
+    command = {
+        "m": 5,
+        "k": 4 * 60,
+        "c": 4,
+        "a_stride_m": 4,
+        "a_stride_k": 8,
+        "w_stride_k": 4,
+        "w_stride_c": 0,
+        "d_stride_c": 0,
+        "a_transpose": 0,
+        "w_transpose": 0,
+        "accumulate": 0,
+        "narrow": 0,
+        "op0": 0,
+        "op1": 512,
+        "op2": 7,
+    }
     expected, backwards = acc.tolist(), acc.copy()
     reference(command, mantissa.tolist(), exponent.tolist(), expected, config)
     matmul(command, mantissa, exponent, acc, config)
@@ -146,19 +169,40 @@ def test_unaligned_and_wrapping_addresses():
     exponent = np.full(65536, 127, np.uint8)
     exponent[edge] = [rng.randint(120, 130) for _ in edge]
     for a_transpose, w_transpose in [(0, 0), (0, 1), (1, 0), (1, 1)]:
-        command = {"m": 9, "k": 8, "c": 8, "op0": 65533, "op1": 65522, "op2": 65530,
-                   "a_stride_m": 5, "a_stride_k": 65535, "w_stride_k": 6, "w_stride_c": 4,
-                   "d_stride_c": 10, "a_transpose": a_transpose, "w_transpose": w_transpose,
-                   "accumulate": 0, "narrow": 0}
+        command = {
+            "m": 9,
+            "k": 8,
+            "c": 8,
+            "op0": 65533,
+            "op1": 65522,
+            "op2": 65530,
+            "a_stride_m": 5,
+            "a_stride_k": 65535,
+            "w_stride_k": 6,
+            "w_stride_c": 4,
+            "d_stride_c": 10,
+            "a_transpose": a_transpose,
+            "w_transpose": w_transpose,
+            "accumulate": 0,
+            "narrow": 0,
+        }
         acc = np.zeros((65536, 4), np.uint32)
         matmul(command, mantissa, exponent, acc, config)
 
         # The same on a copy of the memory that is rotated so that nothing wraps.
         shift, expected = 1000, np.zeros((65536, 4), np.uint32).tolist()
-        rotated = {**command, "a_stride_k": -1,
-                   **{f"op{o}": (command[f"op{o}"] + shift) % 65536 for o in range(3)}}
-        reference(rotated, np.roll(mantissa, shift, 0).tolist(),
-                  np.roll(exponent, shift).tolist(), expected, config)
+        rotated = {
+            **command,
+            "a_stride_k": -1,
+            **{f"op{o}": (command[f"op{o}"] + shift) % 65536 for o in range(3)},
+        }
+        reference(
+            rotated,
+            np.roll(mantissa, shift, 0).tolist(),
+            np.roll(exponent, shift).tolist(),
+            expected,
+            config,
+        )
         assert np.roll(acc, shift, 0).tolist() == expected
 
 

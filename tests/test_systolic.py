@@ -45,10 +45,14 @@ def test_products(n, mantissa_bits):
 
     plan = schedule(rng, n, len(weights))
     last = max(cycle for cycle, *_ in plan)
-    loads, swaps, rows = ({cycle: (tile, row) for cycle, kind, tile, row in plan if kind == which}
-                          for which in ("load", "swap", "row"))
-    operands = {cycle: [low] * n if tile == 0 else [rng.choice(values) for _ in range(n)]
-                for cycle, (tile, _) in rows.items()}
+    loads, swaps, rows = (
+        {cycle: (tile, row) for cycle, kind, tile, row in plan if kind == which}
+        for which in ("load", "swap", "row")
+    )
+    operands = {
+        cycle: [low] * n if tile == 0 else [rng.choice(values) for _ in range(n)]
+        for cycle, (tile, _) in rows.items()
+    }
     noise = [rng.choice(values) for _ in range(n)]
 
     async def bench(ctx):

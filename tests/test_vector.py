@@ -1,18 +1,18 @@
 """The vector unit against its model: memories that refuse at random, instructions of every kind."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
 from gradmill_hw.config import CONFIGS, NANO, SIM
-from gradmill_hw.isa import AddSource, MaskKind
+from gradmill_hw.isa import AddSource, MaskKind, MulSource
 from gradmill_hw.memory.ports import READ_LATENCY
 from gradmill_hw.vector import vector_model
 from gradmill_hw.vector.vector import VectorUnit
 from tb.run import run_bench
-from tb.vector_random import FIELDS, random_instruction, random_state
+from tb.vector_random import FIELDS, instruction, random_instruction, random_state
 
 SMALL = SIM.replace(tensor_rows=512, acc_rows=256, mask_rows=128)
 
@@ -32,8 +32,7 @@ class ReadMemory:
         granted = request is not None and ctx.get(self.port.ready)
         self.waiting = request if request is not None and not granted else None
         self.pipe.append(self.row(*request) if granted else None)
-        value = self.pipe.pop(0)
-        return value
+        return self.pipe.pop(0)
 
     def drive(self, ctx, value):
         data = self.port.data.as_value()
@@ -53,44 +52,81 @@ def unpack(word, bits, n):
 @dataclass
 class Record:
     """What was seen from the acceptance of an instruction to ``done``."""
+    command:   dict
+    events:    vector_model.Events
     cycles:    int = 0
     rows:      int = 0
     stalls:    int = 0
-    nonfinite: bool = False
-    saturate:  bool = False
-    events:    vector_model.Events = None
-    command:   dict = None
+    nonfinite: int = 0
+    saturate:  int = 0
+
+    def see(self, ctx, events):
+        """Take in one cycle."""
+        self.cycles += 1
+        self.rows += ctx.get(events.row)
+        self.stalls += ctx.get(events.stall)
+        self.nonfinite |= ctx.get(events.nonfinite)
+        self.saturate |= ctx.get(events.saturate)
+
+    @property
+    def seen(self):
+        """Events as the model gives them."""
+        return self.rows, self.nonfinite, self.saturate
 
 
-@dataclass
 class Bench:
-    """Runs instructions on the unit and on the model, and compares at each ``done``."""
-    config: object
-    seed:   int
-    refuse: dict = field(default_factory=dict)
-    gap:    float = 0.0
+    """Runs batches of instructions on the unit and on the model, and compares at each ``done``.
 
-    def run(self, batches):
-        """``batches``: lists of (state or None to go on with the last one, instructions)."""
-        dut = VectorUnit(self.config)
-        records = []
+    A batch begins with a state and is a list of instructions that follow each other, offered with
+    ``gap``, the probability of a pause. ``refuse`` gives the probability that a port refuses.
+    ``shared_bank`` lets A of the accumulators keep B waiting, as one bank does.
+    """
 
+    def __init__(self, config, seed):
+        print(f"{seed=}")
+        self.config = config
+        self.rng = np.random.default_rng(seed)
+        self.dut = VectorUnit(config)
+        self.batches = []
+        self.records = []
+
+    def add(self, state, commands, refuse=None, gap=0.0, shared_bank=False):
+        self.batches.append((state, list(commands), refuse or {}, gap, shared_bank))
+
+    def add_random(self, count, **options):
+        """A batch of ``count`` random instructions."""
+        state = random_state(self.config, self.rng)
+        ahead = state.copy()
+        commands = []
+        for _ in range(count):
+            commands.append(random_instruction(ahead, self.rng))
+            vector_model.vector(commands[-1], ahead)
+        self.add(state, commands, **options)
+
+    def run(self):
+        """The records of all instructions, in order."""
         async def bench(ctx):
-            for state, commands in batches:
-                records.extend(await self._batch(ctx, dut, state, commands))
+            for batch in self.batches:
+                await self._batch(ctx, *batch)
 
-        sim = Simulator(dut)
+        sim = Simulator(self.dut)
         sim.add_clock(1e-6)
         sim.add_testbench(bench)
         sim.run()
-        return dut, records
+        return self.records
 
-    async def _batch(self, ctx, dut, state, commands):
+    def expected_cycles(self, command):
+        """Cycles of an instruction if no port refuses."""
+        n = self.config.n
+        rows = -(-command["rows"] // n) * n if command["write_tensor"] else command["rows"]
+        rows *= command["blocks"]
+        return rows + self.dut.overhead(command) if rows else 1
+
+    async def _batch(self, ctx, state, commands, refuse, gap, shared_bank):
+        dut, rng = self.dut, self.rng
         n, bits = self.config.n, self.config.mantissa_bits
-        rng = np.random.default_rng(self.seed)
         model = state.copy()
         acc = state.acc.view(np.uint32)
-        refuse = self.refuse
         reads = [
             ReadMemory(dut.acc_a, lambda at: pack(acc[at], 32), rng, refuse.get("acc_a", 0)),
             ReadMemory(dut.acc_b, lambda at: pack(acc[at], 32), rng, refuse.get("acc_b", 0)),
@@ -105,28 +141,26 @@ class Bench:
         ctx.set(dut.scalars, [int(x) for x in state.scalars])
         ctx.set(dut.tensor_write.ready, 1)
         ctx.set(dut.mask_write.ready, 1)
-        ctx.set(dut.acc_write.ready, 1)
 
-        commands = list(commands)
-        records, current, offered, waiting = [], None, None, None
-        idle = 0
-        while commands or offered or current or idle < 3:
-            if offered is None and commands and rng.random() >= self.gap:
+        current, offered, waiting = None, None, None
+        while commands or offered or current:
+            if offered is None and commands and rng.random() >= gap:
                 offered = commands.pop(0)
                 ctx.set(dut.cmd.payload, offered)
             ctx.set(dut.cmd.valid, int(offered is not None))
-            idle = 0 if commands or offered or current else idle + 1
+            ctx.set(dut.acc_write.ready, int(rng.random() >= refuse.get("acc_write", 0)))
+            if shared_bank and ctx.get(dut.acc_a.valid):
+                ctx.set(dut.acc_b.ready, 0)
 
             # What is on the ports in this cycle.
             accepted = offered is not None and ctx.get(dut.cmd.ready)
-            done = ctx.get(dut.done)
-            values = [memory.tick(ctx) for memory in reads]
+            rows = [memory.tick(ctx) for memory in reads]
             assert not ctx.get(dut.tensor_read.valid) or not ctx.get(dut.tensor_read.transpose)
             write = None
             if ctx.get(dut.acc_write.valid):
                 write = ctx.get(dut.acc_write.addr), ctx.get(dut.acc_write.data.as_value())
             assert waiting is None or write == waiting, "a refused write changed"
-            waiting = write if not ctx.get(dut.acc_write.ready) else None
+            waiting = None if ctx.get(dut.acc_write.ready) else write
             if write and not waiting:
                 acc[write[0]] = unpack(write[1], 32, n)
             if ctx.get(dut.mask_write.valid):
@@ -137,95 +171,64 @@ class Bench:
                 state.tensor_mantissa[at] = [ctx.get(x) for x in dut.tensor_write.data.mantissa]
                 state.tensor_exponent[at] = ctx.get(dut.tensor_write.data.exponent)
 
+            assert ctx.get(dut.busy) == (current is not None)
             if current:
-                current.cycles += 1
-                current.rows += ctx.get(dut.events.row)
-                current.stalls += ctx.get(dut.events.stall)
-                current.nonfinite |= bool(ctx.get(dut.events.nonfinite))
-                current.saturate |= bool(ctx.get(dut.events.saturate))
+                current.see(ctx, dut.events)
+                assert current.cycles < 2000, f"hangs: {current}"
             else:
                 assert not ctx.get(dut.events.as_value())
-            assert ctx.get(dut.busy) == (current is not None)
-            if done:
+            if ctx.get(dut.done):
                 self._compare(state, model, current)
-                records.append(current)
                 current = None
             if accepted:
-                assert current is None
-                current = Record(events=vector_model.vector(offered, model), command=offered)
+                assert current is None, "taken too early"
+                current = Record(offered, vector_model.vector(offered, model))
                 offered = None
-            assert current is None or current.cycles < 500, f"hangs: {current}"
 
             await ctx.tick()
-            for memory, value in zip(reads, values, strict=True):
-                memory.drive(ctx, value)
-            ctx.set(dut.acc_write.ready, int(rng.random() >= refuse.get("acc_write", 0)))
-        return records
+            for memory, row in zip(reads, rows, strict=True):
+                memory.drive(ctx, row)
 
     def _compare(self, state, model, record):
         assert record is not None, "done without an instruction"
         for name in ("acc", "tensor_mantissa", "tensor_exponent", "mask"):
-            got, want = getattr(state, name), getattr(model, name)
+            got, want = (getattr(s, name) for s in (state, model))
             if got.dtype == np.float32:
                 got, want = got.view(np.uint32), want.view(np.uint32)
             where = np.argwhere(got != want)
             assert not len(where), (name, where[:4], got[got != want][:4], want[got != want][:4],
-                                    record.command)
-        seen = record.rows, record.nonfinite, record.saturate
-        assert seen == tuple(record.events), record.command
+                                    record)
+        assert record.seen == record.events, record
+        self.records.append(record)
 
 
-def batches(config, seed, count, length, **options):
-    rng = np.random.default_rng(seed)
-    print(f"{seed=}")
-    for _ in range(count):
-        state = random_state(config, rng)
-        ahead = state.copy()
-        commands = []
-        for _ in range(length):
-            commands.append(random_instruction(ahead, rng, **options))
-            vector_model.vector(commands[-1], ahead)
-        yield state, commands
+@pytest.mark.parametrize(("config", "count"), [(NANO, 30), (SMALL, 8)], ids=["n4", "n8"])
+def test_every_row_takes_one_cycle(config, count):
+    bench = Bench(config, seed=1)
+    bench.add_random(count)
+    for record in bench.run():
+        assert record.cycles == bench.expected_cycles(record.command), record
+        assert not record.stalls, record
 
 
-def check_throughput(dut, records):
-    """Without refusals each instruction takes exactly one cycle per row, and the overhead."""
-    for record in records:
-        c = record.command
-        n = dut.config.n
-        rows = -(-c["rows"] // n) * n if c["write_tensor"] else c["rows"]
-        expected = rows * c["blocks"] + dut.overhead(c) if rows * c["blocks"] else 1
-        assert record.cycles == expected, c
-        assert not record.stalls, c
+def test_ports_refuse():
+    bench = Bench(NANO, seed=2)
+    for port in ("acc_a", "acc_b", "tensor_read", "mask_read"):
+        bench.add_random(6, refuse={port: 0.7})
+    for record in bench.run():
+        # The event counts exactly the cycles that were lost.
+        assert record.cycles == bench.expected_cycles(record.command) + record.stalls, record
 
-
-@pytest.mark.parametrize("config", [NANO, SMALL], ids=["n4", "n8"])
-def test_every_instruction_at_full_speed(config):
-    dut, records = Bench(config, seed=1).run(batches(config, 1, 6, 8))
-    check_throughput(dut, records)
-
-
-@pytest.mark.parametrize("port", ["acc_a", "acc_b", "tensor_read", "mask_read", "acc_write"])
-def test_one_port_refuses(port):
-    bench = Bench(NANO, seed=2, refuse={port: 0.7})
-    bench.run(batches(NANO, hash_of(port), 3, 5))
-
-
-def hash_of(name):
-    """A fixed number for each name."""
-    return sum(name.encode())
-
-
-@pytest.mark.parametrize("seed", range(3, 7))
-def test_all_ports_refuse(seed):
-    refuse = {"acc_a": 0.3, "acc_b": 0.5, "tensor_read": 0.4, "mask_read": 0.6, "acc_write": 0.5}
-    bench = Bench(NANO, seed=seed, gap=0.3, refuse=refuse)
-    bench.run(batches(NANO, seed, 4, 6))
+    bench = Bench(NANO, seed=3)
+    bench.add_random(8, refuse={"acc_write": 0.9})
+    bench.add_random(20, gap=0.3, refuse={"acc_a": 0.3, "acc_b": 0.5, "tensor_read": 0.4,
+                                          "mask_read": 0.6, "acc_write": 0.5})
+    bench.run()
 
 
 def test_every_encoding():
-    rng = np.random.default_rng(8)
-    state = random_state(NANO, rng)
+    bench = Bench(NANO, seed=4)
+    state = random_state(NANO, bench.rng)
     ahead = state.copy()
     commands = []
     for name in ("mul", "add_source", "add_op", "function", "mask", "alternative", "butterfly"):
@@ -235,9 +238,21 @@ def test_every_encoding():
                 fixed["add_source"] = AddSource.BUTTERFLY
             if name == "alternative":
                 fixed["mask"] = MaskKind.MEMORY
-            commands.append(random_instruction(ahead, rng, max_rows=6, max_blocks=2, **fixed))
+            commands.append(random_instruction(ahead, bench.rng, max_rows=6, max_blocks=2, **fixed))
             vector_model.vector(commands[-1], ahead)
-    Bench(NANO, seed=8).run([(state, commands)])
+    bench.add(state, commands)
+    bench.run()
+
+
+def test_sources_in_one_bank_take_turns():
+    bench = Bench(NANO, seed=5)
+    rows = 40
+    command = instruction(op0=0, op1=100, op2=200, rows=rows, blocks=1, cols=4, a_step=1, b_step=1,
+                          write_acc=1, mul=MulSource.ROW)
+    bench.add(random_state(NANO, bench.rng), [command], shared_bank=True)
+    record, = bench.run()
+    assert record.stalls == rows
+    assert record.cycles == bench.expected_cycles(command) + rows
 
 
 @pytest.mark.rtl

@@ -230,6 +230,8 @@ class Device(ABC):
         error = Error(fields["code"]).name
         queue = None if fields["queue"] == SEQUENCER else Queue(fields["queue"])
         pc, address = self.read_pair("error_pc"), self.read_pair("error_address")
+        if fields["code"] == Error.WATCHDOG:
+            pc, queue = min(self._blocked(), default=(pc, queue))
         instruction = self._instruction(pc)
         where = "sequencer" if queue is None else f"{queue.name.lower()} queue"
         place = f", address {address:#x}" if address else ""
@@ -242,6 +244,14 @@ class Device(ABC):
         if pc + INSTRUCTION_BYTES > self._sizes[Tier.NEAR]:
             return f"{pc:#010x}  (outside near memory)"
         return disassemble(self._read_bytes(Tier.NEAR, pc, INSTRUCTION_BYTES).tobytes(), pc)
+
+    def _blocked(self):
+        """Program counter and queue of each instruction that waits for semaphores."""
+        for queue in TILE_QUEUES:
+            name = f"waiting_{queue.name.lower()}"
+            state = self.read_register(name)
+            if state["valid"] and not state["started"] and state["missing"]:
+                yield self.read_pair(f"{name}_pc"), queue
 
     def _waiting(self):
         """One line for each queue that has an unfinished instruction."""

@@ -198,7 +198,7 @@ class ControlPath(wiring.Component):
         quiet   = Signal(range(4))
         m.d.comb += [
             forget.eq(bank.ctrl_soft_reset | self.soft_reset),
-            fetch.abort.eq(state == State.DRAIN),
+            fetch.abort.eq(state != State.RUN),
             sequencer.start.eq(bank.ctrl_start & (state == State.IDLE) & ~bank.ctrl_soft_reset),
             sequencer.program.eq(Cat(bank.program_lo, bank.program_hi)[6:]),
             sequencer.stop.eq(state != State.RUN),

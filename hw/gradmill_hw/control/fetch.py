@@ -64,7 +64,7 @@ class Fetch(wiring.Component):
     client : Out(ReadClient(config))
         Near memory.
     abort : In(1)
-        Request nothing more and forget what was fetched.
+        Forget what was fetched and request nothing until the next jump.
     idle : Out(1)
         Every beat requested has come back.
     """
@@ -121,6 +121,7 @@ class Fetch(wiring.Component):
             ]
 
         # Requests: to the end of a group, or of the window.
+        active      = Signal()                          # since a jump
         reserved    = Signal(range(self.capacity + 1))  # instructions requested, not handed on
         outstanding = Signal(range(2 * depth + 2))      # beats
         stale       = Signal.like(outstanding)          # of these, from before a jump
@@ -134,8 +135,9 @@ class Fetch(wiring.Component):
             stop.eq(Mux(final, beat_start(end[:2]), GROUP)),
             size.eq(stop - low),
             room.eq(reserved <= self.capacity - GROUP),
-            issue.eq(within & ~behind & ~searching & room & ~self.abort & ~self.jump.valid
-                     & (~request.valid | request.ready) & (outstanding <= depth)),
+            issue.eq(active & within & ~behind & ~searching & room & ~self.abort
+                     & ~self.jump.valid & (~request.valid | request.ready)
+                     & (outstanding <= depth)),
         ]
         request_beats = Signal(range(GROUP * beats + 1))
         sent = Signal()
@@ -209,7 +211,6 @@ class Fetch(wiring.Component):
 
         # Nothing more can come: the next instruction is an error.
         over = ~searching & (behind | ~within) & (reserved == 0)
-        active = Signal()
         with m.If(missing & over & active & ~move):
             m.d.sync += [self.o.valid.eq(1), self.o.p.error.eq(1)]
 
@@ -224,7 +225,7 @@ class Fetch(wiring.Component):
                 read.addr.eq(0),
                 write.addr.eq(0),
                 stale.eq(left_over),
-                active.eq(~self.abort),
+                active.eq(self.jump.valid),
             ]
         with m.If(self.jump.valid & self.jump.first):
             m.d.sync += [searching.eq(1), candidate.eq(0), within.eq(0)]

@@ -160,6 +160,11 @@ def matmul(command, tensor_mantissa, tensor_exponent, acc, config):
     exponent = a_exponent[:, :, None] + w_exponent[:, None, :]
     exponent -= 2 * (BIAS + config.mantissa_bits - 2)
 
+    # A tile of zeros may have any exponent.
+    tiny = exponent < -126
+    if tiny.any() and not sums[tiny].any():
+        exponent[tiny] = -126
+
     largest = int(exponent.max()) + 2 * (config.mantissa_bits - 1) + config.lane_bits
     nan = int(a_exponent.max()) == NAN_EXPONENT or int(w_exponent.max()) == NAN_EXPONENT
     normal = not nan and int(exponent.min()) >= -126 and largest < 128

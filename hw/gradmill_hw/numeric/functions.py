@@ -90,7 +90,7 @@ class Functions(wiring.Component):
         Result of the operand of ``latency`` cycles ago.
     """
 
-    latency = 8
+    latency = 9
 
     def __init__(self):
         super().__init__({"op": In(FunctionOp), "i": In(32), "o": Out(32)})
@@ -133,12 +133,14 @@ class Functions(wiring.Component):
         with m.Else():
             m.d.comb += shift.eq(21 + half)
         aligned = Mux(shift[6:].any(), 0, Cat(C(0, 25), frac, is_exp))
-        for step in (4, 2, 0):
-            shifted = Signal(34 + (1 << step) - 1, name=f"aligned_{step}")
-            m.d.comb += shifted.eq(_choose(shift[step:step + 2],
-                                           [aligned[k << step:] for k in range(4)]))
+        for step in (4, 3, 1):
+            shifted = Signal(33 + (1 << step), name=f"aligned_{step}")
+            m.d.comb += shifted.eq(
+                Mux(shift[3], aligned[8:], aligned) if step == 3 else
+                _choose(shift[step:step + 2], [aligned[k << step:] for k in range(4)]))
             aligned = shifted
-        fixed_1 = register("fixed_1", aligned)
+        aligned_1 = register("aligned_1", aligned)
+        shift_1 = register("shift_1", shift[0])
 
         huge = is_exp & (x.exp >= 134)
         plan = Signal(_Plan)
@@ -171,11 +173,13 @@ class Functions(wiring.Component):
         # 2: multiple of ln2; interval and exponent of all but exp. An exponent here is 10 more
         # than that of a result with its leading one at bit 26.
         octaves_int, octaves_frac = map(Array, tables.octave_multiples())
+        fixed = Signal(34)
         octaves = Signal(14)
         power = Signal(signed(9))
         k = Signal(8)
         m.d.comb += [
-            octaves.eq(octaves_int[fixed_1[27:]] + octaves_frac[fixed_1[22:27]]),
+            fixed.eq(Mux(shift_1, aligned_1[1:], aligned_1)),
+            octaves.eq(octaves_int[fixed[27:]] + octaves_frac[fixed[22:27]]),
             power.eq(exp_1 - 127 + half_1),
             k.eq(Mux(plan_1.is_exp, octaves[6:], Mux(fine_1[1], 0, abs(power)))),
         ]
@@ -194,81 +198,85 @@ class Functions(wiring.Component):
         with m.Else():
             m.d.comb += exponent.eq(134)
         plan_2 = register("plan_2", plan_1)
-        fixed_2 = register("fixed_2", Cat(C(0, 2), fixed_1) ^ plan_1.invert.replicate(36))
+        fixed_2 = register("fixed_2", Cat(C(0, 2), fixed) ^ plan_1.invert.replicate(36))
         k_2 = register("k_2", k)
         address_2 = register("address_2", address)
         place_2 = register("place_2", place)
         exponent_2 = register("exponent_2", exponent)
         octave_2 = register("octave_2", Cat((23 - length_1)[:4], ~half_1, ~half_1, half_1))
 
-        # 3: addend or, for exp, reduced argument.
+        # 3, 4: addend or, for exp, reduced argument.
         ln2_low, ln2_high = map(Array, tables.ln2_multiples())
-        partial = Signal(36)
+        partial = _add(fixed_2, ln2_low[k_2[:4]] ^ plan_2.minus.replicate(36), plan_2.minus)
+        partial_3 = register("partial_3", partial[:36])
+        plan_3 = register("plan_3", plan_2)
+        high_3 = register("high_3", k_2[4:])
+        address_3 = register("address_3", Mux(plan_2.tiny, Cat(octave_2, C(1, 3)), address_2))
+        place_3 = register("place_3", place_2)
+        signed_k = Mux(plan_2.is_exp, k_2 ^ plan_2.invert.replicate(10), 0).as_signed()
+        exponent_3 = register("exponent_3", (exponent_2 + signed_k)[:10].as_signed())
+
         addend = Signal(36)
-        minus = plan_2.minus.replicate(36)
-        m.d.comb += [
-            partial.eq(_add(fixed_2, ln2_low[k_2[:4]] ^ minus, plan_2.minus)),
-            addend.eq(_add(partial, ln2_high[k_2[4:]] ^ minus, plan_2.minus)),
-        ]
         m.submodules.entries = entries = memory.Memory(
             shape=_Entry.as_shape().size, depth=tables.ENTRIES, init=_entries())
         port = entries.read_port()
-        m.d.comb += port.addr.eq(Mux(plan_2.is_exp, Cat(addend[22:29], C(1, 3)),
-                                     Mux(plan_2.tiny, Cat(octave_2, C(1, 3)), address_2)))
-        plan_3 = register("plan_3", plan_2)
-        addend_3 = register("addend_3", addend)
-        place_3 = register("place_3", place_2)
-        exponent_3 = register("exponent_3", (
-            exponent_2 + Mux(plan_2.is_exp, k_2 ^ plan_2.invert.replicate(10), 0).as_signed()
-        )[:10].as_signed())
-
-        # 4: table entry; place in the interval, from its middle.
-        d = Mux(plan_3.is_exp, addend_3[4:22], Mux(plan_3.tiny, addend_3[8:26], place_3))
+        m.d.comb += [
+            addend.eq(_add(partial_3, ln2_high[high_3] ^ plan_3.minus.replicate(36),
+                           plan_3.minus)),
+            port.addr.eq(Mux(plan_3.is_exp, Cat(addend[22:29], C(1, 3)), address_3)),
+        ]
         plan_4 = register("plan_4", plan_3)
-        entry_4 = _Entry(register("entry_4", port.data))
-        d_4 = register("d_4", (d[:18] ^ (1 << 17)).as_signed())
-        exponent_4 = register("exponent_4", (
-            exponent_3 + (plan_3.is_exp & ~addend_3[28]))[:10].as_signed())
-        addend_4 = Signal(36, reset_less=True)
-        m.d.sync += addend_4.eq(Mux(plan_3.is_log, addend_3, 0))
+        addend_4 = register("addend_4", addend)
+        place_4 = register("place_4", place_3)
+        exponent_4 = register("exponent_4", exponent_3)
 
-        # 5: inner product.
-        c0 = Cat(entry_4.c0, Mux(plan_4.long_c2, 0, entry_4.middle)[:3])
-        c2 = Cat(entry_4.c2, Mux(plan_4.long_c2, entry_4.middle, 0)[:3])
-        inner = c2 * d_4[6:].as_signed()
+        # 5: table entry; place in the interval, from its middle.
+        d = Mux(plan_4.is_exp, addend_4[4:22], Mux(plan_4.tiny, addend_4[8:26], place_4))
         plan_5 = register("plan_5", plan_4)
-        slope_5 = register("slope_5", (entry_4.c1 + (inner >> 11))[:18].as_signed())
-        d_5 = register("d_5", d_4)
-        exponent_5 = register("exponent_5", exponent_4)
-        base_5 = register("base_5", _add(
-            addend_4, Cat(C(0, 1), c0, C(0, 9)) ^ plan_4.subtract.replicate(36),
-            plan_4.subtract)[:36])
+        entry_5 = _Entry(register("entry_5", port.data))
+        d_5 = register("d_5", (d[:18] ^ (1 << 17)).as_signed())
+        exponent_5 = register("exponent_5", (
+            exponent_4 + (plan_4.is_exp & ~addend_4[28]))[:10].as_signed())
+        addend_5 = Signal(36, reset_less=True)
+        m.d.sync += addend_5.eq(Mux(plan_4.is_log, addend_4, 0))
 
-        # 6: outer product.
+        # 6: inner product.
+        c0 = Cat(entry_5.c0, Mux(plan_5.long_c2, 0, entry_5.middle)[:3])
+        c2 = Cat(entry_5.c2, Mux(plan_5.long_c2, entry_5.middle, 0)[:3])
+        inner = c2 * d_5[6:].as_signed()
         plan_6 = register("plan_6", plan_5)
-        outer_6 = register("outer_6", ((slope_5 * d_5) >> 15).as_signed())
+        slope_6 = register("slope_6", (entry_5.c1 + (inner >> 11))[:18].as_signed())
+        d_6 = register("d_6", d_5)
         exponent_6 = register("exponent_6", exponent_5)
-        base_6 = register("base_6", base_5)
+        base_6 = register("base_6", _add(
+            addend_5, Cat(C(0, 1), c0, C(0, 9)) ^ plan_5.subtract.replicate(36),
+            plan_5.subtract)[:36])
 
-        # 7: sum, normalised.
+        # 7: outer product.
+        plan_7 = register("plan_7", plan_6)
+        outer_7 = register("outer_7", ((slope_6 * d_6) >> 15).as_signed())
+        exponent_7 = register("exponent_7", exponent_6)
+        base_7 = register("base_7", base_6)
+
+        # 8: sum, normalised.
         total = Signal(36)
         outer = Signal(signed(36))
         m.d.comb += [
-            outer.eq(outer_6),
-            total.eq(_add(base_6, outer ^ plan_6.subtract.replicate(36), plan_6.subtract)),
+            outer.eq(outer_7),
+            total.eq(_add(base_7, outer ^ plan_7.subtract.replicate(36), plan_7.subtract)),
         ]
         normal, skipped = normalise(m, total, 4)
-        plan_7 = register("plan_7", plan_6)
-        normal_7 = register("normal_7", normal[11:35])
-        skipped_7 = register("skipped_7", skipped)
-        exponent_7 = register("exponent_7", exponent_6)
+        plan_8 = register("plan_8", plan_7)
+        normal_8 = register("normal_8", normal[11:35])
+        skipped_8 = register("skipped_8", skipped)
+        exponent_8 = register("exponent_8", exponent_7)
 
-        # 8: round half up and pack.
+        # 9: round half up and pack.
         rounded = Signal(33)
-        m.d.comb += rounded.eq(Cat(normal_7[1:], exponent_7)
-                               + Cat(C(0, 23), ~skipped_7, C(0b111111, 6))
-                               + normal_7[0])
-        pack(m, self.o, sign=plan_7.negative & ~(plan_7.zero & plan_7.is_log),
-             exp=rounded[23:], frac=rounded[:23], zero=plan_7.zero,
-             infinite=plan_7.infinite, nan=plan_7.nan)
+        m.d.comb += rounded.eq(Cat(normal_8[1:], exponent_8)
+                               + Cat(C(0, 23), ~skipped_8, C(0b111111, 6))
+                               + normal_8[0])
+        pack(m, self.o, sign=plan_8.negative & ~(plan_8.zero & plan_8.is_log),
+             exp=rounded[23:], frac=rounded[:23], zero=plan_8.zero,
+             infinite=plan_8.infinite, nan=plan_8.nan)
         return m

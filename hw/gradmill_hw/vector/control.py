@@ -39,6 +39,7 @@ class Control(data.Struct):
     negate_p:     1
     negate_c:     1
     addend:       Addend
+    butterfly:    3  # log2 of the distance of the other lane; log2(n): the same lane
     masked:       1  # c is +0 where the mask bit is 0
     use_function: 1  # the function stage is used
     function:     FunctionOp
@@ -52,6 +53,11 @@ class Decoder(wiring.Component):
     Values that no enumeration lists have no effect: an unknown source or function is none, an
     unknown operation adds.
 
+    Parameters
+    ----------
+    config : Config
+        ``n``.
+
     Members
     -------
     cmd : In(command_layout(Opcode.VECTOR))
@@ -64,7 +70,8 @@ class Decoder(wiring.Component):
         The instruction uses rows of B, bits of the mask memory.
     """
 
-    def __init__(self):
+    def __init__(self, config):
+        self.config = config
         super().__init__({
             "cmd":       In(command_layout(Opcode.VECTOR)),
             "scalars":   In(data.ArrayLayout(32, SCALARS)),
@@ -77,6 +84,7 @@ class Decoder(wiring.Component):
         m = Module()
         cmd = self.cmd
         control = self.control
+        same_lane = self.config.lane_bits
 
         m.d.comb += control.multiply.eq(1)
         with m.Switch(cmd.mul):
@@ -119,6 +127,9 @@ class Decoder(wiring.Component):
             with m.Case(AddOp.MIN):
                 m.d.comb += [control.extremum.eq(1), control.minimum.eq(1)]
 
+        # Cut to the bits that are needed, which makes multiplexers of lanes as small as can be.
+        m.d.comb += control.butterfly.eq(
+            Mux(cmd.butterfly < same_lane, cmd.butterfly, same_lane)[:same_lane.bit_length()])
         with m.If(cmd.mask == MaskKind.MEMORY):
             m.d.comb += self.read_mask.eq(1)
         m.d.comb += [

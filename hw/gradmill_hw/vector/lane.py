@@ -13,6 +13,7 @@ from .control import Addend, Control, Factor
 
 __all__ = ["Lane"]
 
+
 class Lane(wiring.Component):
     """One lane: multiply, then add or compare, then a function.
 

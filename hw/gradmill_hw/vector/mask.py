@@ -1,7 +1,7 @@
 """Selects, lane by lane, between the value of a row and its alternative."""
 
 from amaranth import *
-from amaranth.lib import enum, wiring
+from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..isa import Alternative, MaskKind
@@ -9,7 +9,18 @@ from ..memory.ports import fp32_row, mask_row
 from ..numeric.fp32_format import Fp32
 
 
-__all__ = ["MaskUnit"]
+__all__ = ["MaskControl", "MaskUnit"]
+
+
+class MaskControl(data.Struct):
+    """What the mask unit selects; constant during an instruction."""
+    rows:        16  # rows of a column block
+    cols:        16  # columns in all
+    padded:      1   # each block comes with padding rows, up to the next multiple of n
+    kind:        4   # isa.MaskKind
+    alternative: 2   # isa.Alternative; an unknown one is zero
+    pad:         1   # value of padding lanes: 0 zero, 1 minus infinity
+    scalar:      32  # binary32, alternative value
 
 
 class Choice(enum.Enum, shape=2):
@@ -45,18 +56,8 @@ class MaskUnit(wiring.Component):
     -------
     start : In(1)
         The next row is row 0 of block 0.
-    rows, cols : In(16)
-        Rows of a column block, columns in all. These and all below are constant from ``start``.
-    padded : In(1)
-        Each block comes with padding rows, up to the next multiple of ``n``.
-    kind : In(4)
-        :class:`isa.MaskKind`.
-    alternative : In(2)
-        :class:`isa.Alternative`; an unknown one is zero.
-    pad : In(1)
-        Pad value: 0 zero, 1 minus infinity.
-    scalar : In(32)
-        Alternative value.
+    control : In(MaskControl)
+        What to select; constant from ``start``.
     i_valid : In(1)
         A row is on ``i_row`` and ``i_mask``.
     i_row : In(fp32_row(config))
@@ -81,13 +82,7 @@ class MaskUnit(wiring.Component):
         self.config = config
         super().__init__({
             "start":       In(1),
-            "rows":        In(16),
-            "cols":        In(16),
-            "padded":      In(1),
-            "kind":        In(4),
-            "alternative": In(2),
-            "pad":         In(1),
-            "scalar":      In(32),
+            "control":     In(MaskControl),
             "i_valid":     In(1),
             "i_row":       In(fp32_row(config)),
             "i_mask":      In(mask_row(config)),
@@ -103,12 +98,13 @@ class MaskUnit(wiring.Component):
         m = Module()
         n = self.config.n
         lane_bits = self.config.lane_bits
+        control = self.control
 
         # Position of lane 0 of the row at the input.
         row = Signal(16)
         column = Signal(16)
         last_row = Signal(16)
-        m.d.comb += last_row.eq((self.rows - 1) | Mux(self.padded, n - 1, 0))
+        m.d.comb += last_row.eq((control.rows - 1) | Mux(control.padded, n - 1, 0))
         with m.If(self.i_valid):
             m.d.sync += row.eq(row + 1)
             with m.If(row == last_row):
@@ -120,8 +116,8 @@ class MaskUnit(wiring.Component):
         columns_left = Signal(signed(17))
         inside = Signal(n)
         m.d.comb += [
-            padding.eq(row >= self.rows),
-            columns_left.eq(self.cols - column),
+            padding.eq(row >= control.rows),
+            columns_left.eq(control.cols - column),
             inside.eq(Mux(columns_left < 0, 0, Mux(columns_left[lane_bits:].any(), -1,
                                                    ~(-1 << columns_left[:lane_bits])))),
         ]
@@ -132,7 +128,7 @@ class MaskUnit(wiring.Component):
         ]
 
         alternative = Signal(Choice)
-        with m.Switch(self.alternative):
+        with m.Switch(control.alternative):
             with m.Case(Alternative.NEG_INFINITY):
                 m.d.comb += alternative.eq(Choice.NEG_INFINITY)
             with m.Case(Alternative.SCALAR):
@@ -149,7 +145,7 @@ class MaskUnit(wiring.Component):
             value = Fp32(self.i_row[j])
 
             keep = Signal(name=f"keep{j}")
-            with m.Switch(self.kind):
+            with m.Switch(control.kind):
                 with m.Case(MaskKind.MEMORY):
                     m.d.comb += keep.eq(self.i_mask[j])
                 with m.Case(MaskKind.POSITIVE):
@@ -161,7 +157,7 @@ class MaskUnit(wiring.Component):
             with m.If(padding):
                 m.d.comb += choice.eq(Choice.ZERO)
             with m.Elif(~inside[j]):
-                m.d.comb += choice.eq(Mux(self.pad, Choice.NEG_INFINITY, Choice.ZERO))
+                m.d.comb += choice.eq(Mux(control.pad, Choice.NEG_INFINITY, Choice.ZERO))
             with m.Elif(~keep):
                 m.d.comb += choice.eq(alternative)
             with m.Else():
@@ -174,7 +170,7 @@ class MaskUnit(wiring.Component):
                 with m.Case(Choice.VALUE):
                     m.d.sync += result[j].eq(value)
                 with m.Case(Choice.SCALAR):
-                    m.d.sync += result[j].eq(self.scalar)
+                    m.d.sync += result[j].eq(control.scalar)
                 with m.Case(Choice.ZERO):
                     m.d.sync += result[j].eq(0)
                 with m.Case(Choice.NEG_INFINITY):
