@@ -6,10 +6,9 @@ import pytest
 from gradmill_hw.isa import Kind, Opcode
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.regs import Error, Tier
-from tests.transfer_bench import (
+from tb.transfers import (
     CONFIGS,
     OPEN,
-    TransferBench,
     bfp_bits,
     first_failure,
     fp32_bits,
@@ -19,6 +18,7 @@ from tests.transfer_bench import (
     random_transfer,
     runs,
 )
+from tests.transfer_bench import TransferBench
 
 
 def rows_of(config, state, kind):

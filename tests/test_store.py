@@ -7,16 +7,16 @@ import pytest
 from gradmill_hw.isa import Kind, Opcode
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.regs import Error, Tier
-from tests.transfer_bench import (
+from tb.transfers import (
     CONFIGS,
     OPEN,
-    TransferBench,
     first_failure,
     new_memory,
     new_state,
     random_transfer,
     runs,
 )
+from tests.transfer_bench import TransferBench
 
 
 def copies(memory):

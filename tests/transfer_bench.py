@@ -1,130 +1,22 @@
-"""Bench for the load and store units: random programs, two memory tiers, stalls everywhere."""
+"""Bench for the load and store units: commands, bus, on-chip memories and results run freely."""
 
 import random
 from collections import deque
-from types import SimpleNamespace
 
-import numpy as np
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
-from gradmill_hw.config import NANO, Config
 from gradmill_hw.isa import Kind, Opcode
 from gradmill_hw.memory.axi_reader import AxiReader
 from gradmill_hw.memory.axi_writer import AxiWriter
 from gradmill_hw.memory.load import Load
 from gradmill_hw.memory.store import Store
-from gradmill_hw.regs import WINDOWS, Error, Tier
+from gradmill_hw.regs import Error, Tier
+from tb.transfers import OPEN, bfp_bits, fp32_bits, mask_bits
 from tests.axi_memory import AxiMemory, serve_reads, serve_writes
 
 
-__all__ = ["CONFIGS", "MEMORY_BYTES", "OPEN", "TransferBench", "bfp_bits", "first_failure",
-           "fp32_bits", "mask_bits", "new_memory", "new_state", "random_transfer", "runs"]
-
-MEMORY_BYTES = 1 << 16
-
-#: Every ratio of beat to row, even and odd row sizes, granules below and above a byte.
-CONFIGS = {
-    "nano": NANO,
-    "edge": Config(n=8, bus_bits=64, address_bits=32, burst_beats=64),
-    "sim": Config(n=8),
-    "narrow": Config(n=8, bus_bits=128, mantissa_bits=8, burst_beats=4, reads_in_flight=2),
-    "wide": Config(n=16, bus_bits=512, mantissa_bits=4, burst_beats=32),
-}
-
-#: One window over everything.
-OPEN = [[(0, MEMORY_BYTES, 1, 1)] + [(0, 0, 0, 0)] * (WINDOWS - 1) for _ in Tier]
-
-
-def new_memory(rng):
-    """Random bytes for both tiers."""
-    return [np.frombuffer(rng.randbytes(MEMORY_BYTES), np.uint8).copy() for _ in Tier]
-
-
-def new_state(config, rng):
-    """Random contents of the on-chip memories, any bit patterns."""
-    def noise(*shape, dtype):
-        raw = rng.randbytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        return np.frombuffer(raw, dtype).reshape(shape).copy()
-
-    n, width = config.n, config.mantissa_bits
-    return SimpleNamespace(
-        acc=noise(config.acc_rows, n, dtype=np.uint32).view(np.float32),
-        mantissa=noise(config.tensor_rows, n, dtype=np.int16) >> 16 - width,
-        exponent=noise(config.tensor_rows, dtype=np.uint8),
-        mask=noise(config.mask_rows, n, dtype=np.uint8) >= 128,
-    )
-
-
-def fp32_bits(state, row):
-    return int.from_bytes(state.acc[row].tobytes(), "little")
-
-
-def bfp_bits(config, state, row):
-    width = config.mantissa_bits
-    bits = int(state.exponent[row]) << config.n * width
-    for k, value in enumerate(state.mantissa[row].tolist()):
-        bits |= (value & (1 << width) - 1) << k * width
-    return bits
-
-
-def mask_bits(state, row):
-    return sum(int(bit) << k for k, bit in enumerate(state.mask[row]))
-
-
-def random_transfer(config, rng, *, kind=None, tier=None, largest=24):
-    """A legal command whose runs do not overlap, in memory or on chip."""
-    kind = Kind(rng.randrange(3)) if kind is None else kind
-    depth = {Kind.MASK: config.mask_rows, Kind.BFP: config.tensor_rows,
-             Kind.FP32: config.acc_rows}[kind]
-    beat = config.beat_bytes
-    while True:
-        run = rng.choice([1, rng.randint(1, largest)])
-        counts = [rng.choice([1, rng.randint(1, 4)]) for _ in range(3)]
-        size, rows = config.run_bytes(kind.name.lower(), run), run
-        strides, row_strides = [0, 0, 0], [0, 0, 0]
-        for d in rng.sample(range(3), 3):
-            if counts[d] > 1 or rng.random() < 0.5:
-                strides[d] = size + beat * rng.choice([0, rng.randint(0, 5)])
-                row_strides[d] = rows + rng.choice([0, rng.randint(0, 5)])
-                size += (counts[d] - 1) * strides[d]
-                rows += (counts[d] - 1) * row_strides[d]
-        if size <= MEMORY_BYTES // 4 and rows <= depth // 2:
-            break
-    # Addresses near a page boundary as often as not.
-    mem = rng.randrange(0, MEMORY_BYTES - size, beat)
-    if rng.random() < 0.5:
-        mem = min(mem // 4096 * 4096 + 4096 - beat * rng.randint(0, 3), MEMORY_BYTES - size)
-    return {
-        "mem": mem, "op0": rng.randrange(depth - rows + 1), "kind": kind,
-        "tier": rng.randrange(2) if tier is None else tier, "cls": rng.randrange(8), "run": run,
-        "codec": 0,
-        **{f"count{d}": counts[d] for d in range(3)},
-        **{f"mem_stride{d}": strides[d] for d in range(3)},
-        **{f"row_stride{d}": row_strides[d] for d in range(3)},
-    }
-
-
-def runs(command):
-    """(memory address, first row) of each run in order."""
-    for i2 in range(command["count2"]):
-        for i1 in range(command["count1"]):
-            for i0 in range(command["count0"]):
-                index = (i0, i1, i2)
-                yield (command["mem"] + sum(i * command[f"mem_stride{d}"]
-                                            for d, i in enumerate(index)),
-                       command["op0"] + sum(i * command[f"row_stride{d}"]
-                                            for d, i in enumerate(index)))
-
-
-def first_failure(config, commands, bad):
-    """(index of the command, address of the run) that first meets a bad beat."""
-    for index, command in enumerate(commands):
-        size = config.run_bytes(command["kind"].name.lower(), command["run"])
-        for mem, _ in runs(command):
-            if any(mem <= addr < mem + size for addr in bad[command["tier"]]):
-                return index, mem
-    return None
+__all__ = ["TransferBench"]
 
 
 class _Machine(wiring.Component):

@@ -183,7 +183,7 @@ class _Base:
 
     def loop(self, count):
         """Take the values of ``count`` iterations."""
-        last = self.step * (min(count, self.period or count) - 1)
+        last = self.step * (count - 1)
         self.low, self.high = self.first[0] + min(0, last), self.first[1] + max(0, last)
 
 

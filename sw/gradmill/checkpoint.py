@@ -33,8 +33,9 @@ def write_checkpoint(path, arrays, state):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for abandoned in path.parent.glob(f".{path.name}.*.new"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     try:
         for name, array in arrays.items():

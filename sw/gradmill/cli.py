@@ -207,12 +207,19 @@ def bench_gemm(
         table = Table(title="C = A·B, operands on chip")
         for column in ("m x k x c", "variant", "cycles", "bound", "utilisation"):
             table.add_column(column, justify="right")
-        shapes = [tuple(map(int, size.split("x"))) for size in
-                  sizes or ("128x128x128", "100x100x100", "13x17x19")]
+        shapes = [_shape(size) for size in sizes or ("128x128x128", "100x100x100", "13x17x19")]
         for entry in measure_gemm(_configured(config, n), shapes):
             table.add_row("x".join(map(str, entry.shape)), entry.variant, f"{entry.cycles}",
                           f"{entry.bound}", f"{entry.utilisation:.1%}")
         console.print(table)
+
+
+def _shape(text):
+    """``MxKxC`` as three positive integers."""
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"{text!r} is no product: write three positive sizes, as in 128x64x10")
+    return tuple(map(int, parts))
 
 
 @app.command()

@@ -8,7 +8,7 @@ import numpy as np
 from gradmill_hw.isa import Class, Kind
 from gradmill_hw.regs import Tier
 
-from .checkpoint import read_checkpoint, write_checkpoint
+from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .data import check_inputs, check_targets, epoch_order, one_hot, positive
 from .lowering.buffers import Buffers
 from .lowering.emitter import LEARNING_RATE, MOMENTUM
@@ -349,17 +349,26 @@ class Trainer:
             if velocity is not None:
                 arrays[f"momentum.{key}"] = self._read_region(velocity, shape, Class.OPTIMIZER)
         write_checkpoint(path, arrays, {
-            "model": self.model.describe(), "loss": type(self.loss).__name__,
+            "numbers": self._numbers(self.device), "model": self.model.describe(), "loss": type(self.loss).__name__,
             "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
             "sub_minibatch": self.sub_minibatch, "level1": self.level1, "seed": self.seed,
             "epoch": self.epoch, "step": self.step, "target": self._target,
             "losses": self._losses, "history": asdict(self.history)})
+
+    @staticmethod
+    def _numbers(device):
+        """The sizes on which the bits of a result depend."""
+        return {"n": device.config.n, "mantissa_bits": device.config.mantissa_bits}
 
     @classmethod
     def load(cls, path, device):
         """The trainer that :meth:`save` wrote, on any device with the same ``n`` and
         ``mantissa_bits``."""
         arrays, state = read_checkpoint(path)
+        if state["numbers"] != cls._numbers(device):
+            raise CheckpointError(f"{path} was trained with {state['numbers']}, this device has "
+                                  f"{cls._numbers(device)}: the bits would differ; open a device "
+                                  "with the same sizes")
         model = Sequential.from_description(state["model"])
         model.load_state_dict({k: v for k, v in arrays.items() if not k.startswith("momentum.")})
         trainer = cls(model, device, loss=_LOSSES[state["loss"]](),

@@ -1,0 +1,98 @@
+"""Bench of load and store around real on-chip memories: what was loaded is stored elsewhere.
+
+While stores write out one half of the rows, loads fill the other. Loads read the lower half of
+both memories, stores write the upper half, and every byte outside their runs is a canary.
+"""
+
+import random
+
+import cocotb
+import numpy as np
+from cocotb.triggers import RisingEdge
+from gradmill_hw.config import get_config
+from gradmill_hw.isa import Kind, Opcode
+from gradmill_hw.isa_layout import command_layout
+from gradmill_hw.memory import transfer_model
+from gradmill_hw.memory.window import windows_layout
+from gradmill_hw.regs import WINDOWS, Tier
+from tb.axi import Canaries, memory
+from tb.stream import Source, pack, stalls, start
+from tb.transfers import MEMORY_BYTES, new_memory, new_state, random_transfer, runs
+
+
+HALF = MEMORY_BYTES // 2
+#: Loads read below, stores write above.
+WINDOW_SET = [[(0, HALF, 1, 0), (HALF, MEMORY_BYTES, 0, 1)]
+              + [(0, 0, 0, 0)] * (WINDOWS - 2) for _ in Tier]
+
+
+def placed(config, rng, command, *, base, rows=None):
+    """``command`` moved into the half of memory at ``base``, and to half ``rows`` of the rows."""
+    depth = {Kind.MASK: config.mask_rows, Kind.BFP: config.tensor_rows,
+             Kind.FP32: config.acc_rows}[command["kind"]]
+    spans = list(runs(command))
+    size = max(mem for mem, _ in spans) - command["mem"]
+    size += config.run_bytes(command["kind"].name.lower(), command["run"])
+    extent = max(row for _, row in spans) - command["op0"] + command["run"]
+    moved = {"mem": base + rng.randrange(0, HALF - size + 1, config.beat_bytes)}
+    if rows is not None:
+        moved["op0"] = rows * depth // 2 + rng.randrange(depth // 2 - extent + 1)
+    return command | moved
+
+
+def touched(config, command):
+    """Byte ranges of the runs of a command."""
+    granules = command["run"] * config.row_granules(command["kind"].name.lower())
+    size = -(-granules * config.n // 8)
+    return [range(mem, mem + size) for mem, _ in runs(command)]
+
+
+async def done(dut, unit, count):
+    """Wait for ``count`` instructions of ``unit`` to end well."""
+    while count:
+        await RisingEdge(dut.clk)
+        if getattr(dut, f"{unit}_done").value:
+            assert int(getattr(dut, f"{unit}_error").value) == 0
+            count -= 1
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+@cocotb.parametrize(pause=[0.0, 0.3])
+async def loads_and_stores(dut, pause):
+    config = get_config(cocotb.plusargs["config"])
+    rng = random.Random(f"{cocotb.RANDOM_SEED} {pause}")
+    images, state = new_memory(rng), new_state(config, rng)
+    dut.windows.value = pack(windows_layout(config), [
+        [{"base": base, "limit": limit, "read": read, "write": write}
+         for base, limit, read, write in row] for row in WINDOW_SET])
+    rams = [memory(dut, f"{tier.name.lower()}__", MEMORY_BYTES, pause=pause, seed=tier)
+            for tier in Tier]
+    for ram, image in zip(rams, images, strict=True):
+        ram.write(0, image.tobytes())
+    await start(dut)
+    sources = {unit: Source(dut, f"{unit}_cmd", command_layout(opcode), stalls(pause))
+               for unit, opcode in (("load", Opcode.LOAD), ("store", Opcode.STORE))}
+
+    loads = []
+    for phase in range(int(cocotb.plusargs["phases"])):
+        stores = [placed(config, rng, command, base=HALF) for command in loads]
+        loads = [placed(config, rng, random_transfer(config, rng), base=0, rows=phase % 2)
+                 for _ in range(10)]
+        canaries = [Canaries(ram, MEMORY_BYTES) for ram in rams]
+        waits = [cocotb.start_soon(done(dut, "load", len(loads))),
+                 cocotb.start_soon(done(dut, "store", len(stores)))]
+        sources["load"].put(*loads)
+        sources["store"].put(*stores)
+        for wait in waits:
+            await wait
+
+        for command in stores:
+            transfer_model.store(config, command, images, state, WINDOW_SET)
+        for command in loads:
+            transfer_model.load(config, command, images, state, WINDOW_SET)
+        for tier in Tier:
+            spans = [span for command in stores if command["tier"] == tier
+                     for span in touched(config, command)]
+            assert not canaries[tier].strangers(spans)
+            got = np.frombuffer(bytes(rams[tier].read(0, MEMORY_BYTES)), np.uint8)
+            assert np.array_equal(got, images[tier])
