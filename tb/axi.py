@@ -20,8 +20,7 @@ def memory(dut, prefix, size, *, pause=0.0, seed=0):
     """
     ram = AxiRam(AxiBus.from_prefix(dut, prefix.removesuffix("_")), dut.clk, dut.rst, size=size)
     write, read = ram.write_if, ram.read_if
-    channels = (write.aw_channel, write.w_channel, write.b_channel, read.ar_channel,
-                read.r_channel)
+    channels = (write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel)
     for k, channel in enumerate(channels):
         channel.set_pause_generator(_pauses(random.Random(f"{prefix} {k} {seed}"), pause))
     return ram
@@ -46,6 +45,7 @@ class Canaries:
         """Addresses of bytes that changed outside the ``allowed`` ranges."""
         now = bytearray(self.ram.read(0, self.size))
         for span in allowed:
-            now[span.start:span.stop] = self.before[span.start:span.stop]
-        return [at for at, (old, new) in enumerate(zip(self.before, now, strict=True))
-                if old != new]
+            now[span.start : span.stop] = self.before[span.start : span.stop]
+        return [
+            at for at, (old, new) in enumerate(zip(self.before, now, strict=True)) if old != new
+        ]

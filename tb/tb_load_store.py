@@ -22,14 +22,16 @@ from tb.transfers import MEMORY_BYTES, new_memory, new_state, random_transfer, r
 
 HALF = MEMORY_BYTES // 2
 #: Loads read below, stores write above.
-WINDOW_SET = [[(0, HALF, 1, 0), (HALF, MEMORY_BYTES, 0, 1)]
-              + [(0, 0, 0, 0)] * (WINDOWS - 2) for _ in Tier]
+WINDOW_SET = [
+    [(0, HALF, 1, 0), (HALF, MEMORY_BYTES, 0, 1)] + [(0, 0, 0, 0)] * (WINDOWS - 2) for _ in Tier
+]
 
 
 def placed(config, rng, command, *, base, rows=None):
     """``command`` moved into the half of memory at ``base``, and to half ``rows`` of the rows."""
-    depth = {Kind.MASK: config.mask_rows, Kind.BFP: config.tensor_rows,
-             Kind.FP32: config.acc_rows}[command["kind"]]
+    depth = {Kind.MASK: config.mask_rows, Kind.BFP: config.tensor_rows, Kind.FP32: config.acc_rows}[
+        command["kind"]
+    ]
     spans = list(runs(command))
     size = max(mem for mem, _ in spans) - command["mem"]
     size += config.run_bytes(command["kind"].name.lower(), command["run"])
@@ -62,25 +64,39 @@ async def loads_and_stores(dut, pause):
     config = get_config(cocotb.plusargs["config"])
     rng = random.Random(f"{cocotb.RANDOM_SEED} {pause}")
     images, state = new_memory(rng), new_state(config, rng)
-    dut.windows.value = pack(windows_layout(config), [
-        [{"base": base, "limit": limit, "read": read, "write": write}
-         for base, limit, read, write in row] for row in WINDOW_SET])
-    rams = [memory(dut, f"{tier.name.lower()}__", MEMORY_BYTES, pause=pause, seed=tier)
-            for tier in Tier]
+    dut.windows.value = pack(
+        windows_layout(config),
+        [
+            [
+                {"base": base, "limit": limit, "read": read, "write": write}
+                for base, limit, read, write in row
+            ]
+            for row in WINDOW_SET
+        ],
+    )
+    rams = [
+        memory(dut, f"{tier.name.lower()}__", MEMORY_BYTES, pause=pause, seed=tier) for tier in Tier
+    ]
     for ram, image in zip(rams, images, strict=True):
         ram.write(0, image.tobytes())
     await start(dut)
-    sources = {unit: Source(dut, f"{unit}_cmd", command_layout(opcode), stalls(pause))
-               for unit, opcode in (("load", Opcode.LOAD), ("store", Opcode.STORE))}
+    sources = {
+        unit: Source(dut, f"{unit}_cmd", command_layout(opcode), stalls(pause))
+        for unit, opcode in (("load", Opcode.LOAD), ("store", Opcode.STORE))
+    }
 
     loads = []
     for phase in range(int(cocotb.plusargs["phases"])):
         stores = [placed(config, rng, command, base=HALF) for command in loads]
-        loads = [placed(config, rng, random_transfer(config, rng), base=0, rows=phase % 2)
-                 for _ in range(10)]
+        loads = [
+            placed(config, rng, random_transfer(config, rng), base=0, rows=phase % 2)
+            for _ in range(10)
+        ]
         canaries = [Canaries(ram, MEMORY_BYTES) for ram in rams]
-        waits = [cocotb.start_soon(done(dut, "load", len(loads))),
-                 cocotb.start_soon(done(dut, "store", len(stores)))]
+        waits = [
+            cocotb.start_soon(done(dut, "load", len(loads))),
+            cocotb.start_soon(done(dut, "store", len(stores))),
+        ]
         sources["load"].put(*loads)
         sources["store"].put(*stores)
         for wait in waits:
@@ -91,8 +107,12 @@ async def loads_and_stores(dut, pause):
         for command in loads:
             transfer_model.load(config, command, images, state, WINDOW_SET)
         for tier in Tier:
-            spans = [span for command in stores if command["tier"] == tier
-                     for span in touched(config, command)]
+            spans = [
+                span
+                for command in stores
+                if command["tier"] == tier
+                for span in touched(config, command)
+            ]
             assert not canaries[tier].strangers(spans)
             got = np.frombuffer(bytes(rams[tier].read(0, MEMORY_BYTES)), np.uint8)
             assert np.array_equal(got, images[tier])

@@ -8,8 +8,19 @@ from gradmill_hw.isa import Kind
 from gradmill_hw.regs import WINDOWS, Tier
 
 
-__all__ = ["CONFIGS", "MEMORY_BYTES", "OPEN", "bfp_bits", "first_failure", "fp32_bits", "mask_bits",
-           "new_memory", "new_state", "random_transfer", "runs"]
+__all__ = [
+    "CONFIGS",
+    "MEMORY_BYTES",
+    "OPEN",
+    "bfp_bits",
+    "first_failure",
+    "fp32_bits",
+    "mask_bits",
+    "new_memory",
+    "new_state",
+    "random_transfer",
+    "runs",
+]
 
 MEMORY_BYTES = 1 << 16
 
@@ -33,6 +44,7 @@ def new_memory(rng):
 
 def new_state(config, rng):
     """Random contents of the on-chip memories, any bit patterns."""
+
     def noise(*shape, dtype):
         raw = rng.randbytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
         return np.frombuffer(raw, dtype).reshape(shape).copy()
@@ -68,8 +80,9 @@ def random_transfer(config, rng, *, kind=None, largest=24):
     It takes at most a quarter of the memory and half of the rows.
     """
     kind = Kind(rng.randrange(3)) if kind is None else kind
-    depth = {Kind.MASK: config.mask_rows, Kind.BFP: config.tensor_rows,
-             Kind.FP32: config.acc_rows}[kind]
+    depth = {Kind.MASK: config.mask_rows, Kind.BFP: config.tensor_rows, Kind.FP32: config.acc_rows}[
+        kind
+    ]
     beat = config.beat_bytes
     while True:
         run = rng.choice([1, rng.randint(1, largest)])
@@ -89,8 +102,12 @@ def random_transfer(config, rng, *, kind=None, largest=24):
     if rng.random() < 0.5:
         mem = min(mem // 4096 * 4096 + 4096 - beat * rng.randint(0, 3), MEMORY_BYTES - size)
     return {
-        "mem": mem, "op0": rng.randrange(depth - rows + 1), "kind": kind,
-        "tier": rng.randrange(2), "cls": rng.randrange(8), "run": run,
+        "mem": mem,
+        "op0": rng.randrange(depth - rows + 1),
+        "kind": kind,
+        "tier": rng.randrange(2),
+        "cls": rng.randrange(8),
+        "run": run,
         "codec": 0,
         **{f"count{d}": counts[d] for d in range(3)},
         **{f"mem_stride{d}": strides[d] for d in range(3)},
@@ -104,10 +121,12 @@ def runs(command):
         for i1 in range(command["count1"]):
             for i0 in range(command["count0"]):
                 index = (i0, i1, i2)
-                yield (command["mem"] + sum(i * command[f"mem_stride{d}"]
-                                            for d, i in enumerate(index)),
-                       command["op0"] + sum(i * command[f"row_stride{d}"]
-                                            for d, i in enumerate(index)))
+                yield (
+                    command["mem"]
+                    + sum(i * command[f"mem_stride{d}"] for d, i in enumerate(index)),
+                    command["op0"]
+                    + sum(i * command[f"row_stride{d}"] for d, i in enumerate(index)),
+                )
 
 
 def first_failure(config, commands, bad):

@@ -78,6 +78,7 @@ class AxiMemory:
 
     def reader(self, port):
         """The testbench that serves AR and R of ``port``."""
+
         async def bench(ctx):
             step = self.config.beat_bytes
             stable = _Stable("ar")
@@ -92,13 +93,14 @@ class AxiMemory:
                     _, addr, last = beats[0]
                     standing = True
                     wrong = addr in self.bad
-                    raw = self.data[addr:addr + step] ^ (0xff if wrong else 0)
+                    raw = self.data[addr : addr + step] ^ (0xFF if wrong else 0)
                     ctx.set(port.rdata, int.from_bytes(raw.tobytes(), "little"))
                     ctx.set(port.rresp, _SLVERR if wrong else _OKAY)
                     ctx.set(port.rlast, last)
                 ctx.set(port.rvalid, standing)
                 _, _, valid, addr, length, size, burst, ready = await ctx.tick().sample(
-                    port.arvalid, port.araddr, port.arlen, port.arsize, port.arburst, port.rready)
+                    port.arvalid, port.araddr, port.arlen, port.arsize, port.arburst, port.rready
+                )
                 if stable(valid, take, (addr, length)):
                     addrs = self._burst(addr, length, size, burst)
                     beats.extend((now + self.latency_cycles, a, a == addrs[-1]) for a in addrs)
@@ -106,10 +108,12 @@ class AxiMemory:
                     standing = False
                     self.read_beats += 1
                     beats.popleft()
+
         return bench
 
     def writer(self, port):
         """The testbench that serves AW, W and B of ``port``."""
+
         async def bench(ctx):
             step = self.config.beat_bytes
             stable_aw, stable_w = _Stable("aw"), _Stable("w")
@@ -128,10 +132,31 @@ class AxiMemory:
                     standing = True
                     ctx.set(port.bresp, answers[0][1])
                 ctx.set(port.bvalid, standing)
-                (_, _, aw_valid, addr, length, size, burst, w_valid, w_data, w_strobe, w_last,
-                 b_ready) = await ctx.tick().sample(
-                    port.awvalid, port.awaddr, port.awlen, port.awsize, port.awburst,
-                    port.wvalid, port.wdata, port.wstrb, port.wlast, port.bready)
+                (
+                    _,
+                    _,
+                    aw_valid,
+                    addr,
+                    length,
+                    size,
+                    burst,
+                    w_valid,
+                    w_data,
+                    w_strobe,
+                    w_last,
+                    b_ready,
+                ) = await ctx.tick().sample(
+                    port.awvalid,
+                    port.awaddr,
+                    port.awlen,
+                    port.awsize,
+                    port.awburst,
+                    port.wvalid,
+                    port.wdata,
+                    port.wstrb,
+                    port.wlast,
+                    port.bready,
+                )
                 if stable_aw(aw_valid, take_aw, (addr, length)):
                     bursts.append(deque(self._burst(addr, length, size, burst)))
                 if stable_w(w_valid, take_w, (w_data, w_strobe, w_last)):
@@ -145,7 +170,7 @@ class AxiMemory:
                     raw = np.frombuffer(w_data.to_bytes(step, "little"), np.uint8)
                     strobe = [bool(w_strobe >> k & 1) for k in range(step)]
                     if addr not in self.bad:
-                        self.data[addr:addr + step][strobe] = raw[strobe]
+                        self.data[addr : addr + step][strobe] = raw[strobe]
                     if w_last:
                         bursts.popleft()
                         code = _SLVERR if wrong else _OKAY
@@ -154,6 +179,7 @@ class AxiMemory:
                 if standing and b_ready:
                     standing = False
                     answers.popleft()
+
         return bench
 
 
@@ -170,6 +196,7 @@ def serve_writes(port, rows, *, seed=0, stall=0.0):
             _, _, valid, addr, bits = await ctx.tick().sample(port.valid, port.addr, data)
             if stable(valid, take, (addr, bits)):
                 rows[addr] = bits
+
     return bench
 
 
@@ -191,4 +218,5 @@ def serve_reads(port, rows, *, latency_cycles, seed=0, stall=0.0):
             flight.append(rows[addr] if stable(valid, take, addr) else None)
             bits = flight.popleft()
             ctx.set(data, rng.getrandbits(len(data)) if bits is None else bits)
+
     return bench

@@ -28,6 +28,7 @@ def ask(client, requests, *, seed, stall):
             ctx.set(client.request.valid, 1)
             await ctx.tick().until(client.request.ready)
             ctx.set(client.request.valid, 0)
+
     return bench
 
 
@@ -41,10 +42,12 @@ def take(client, beats, received, *, seed, stall):
             ready = rng.random() >= stall
             ctx.set(data.ready, ready)
             _, _, valid, bits, last, error = await ctx.tick().sample(
-                data.valid, data.p.data, data.p.last, data.p.error)
+                data.valid, data.p.data, data.p.last, data.p.error
+            )
             if valid and ready:
                 received.append((bits, last, error))
         ctx.set(data.ready, 0)
+
     return bench
 
 
@@ -90,7 +93,7 @@ def test_beats_reach_their_client(name, stall):
                 assert last == (k == count - 1)
                 assert error == (place in bad)
                 if not error:
-                    raw = data[place:place + step].tobytes()
+                    raw = data[place : place + step].tobytes()
                     assert bits == int.from_bytes(raw, "little")
 
 

@@ -16,6 +16,7 @@ MEMORY_BYTES = 1 << 15
 
 def write_all(dut, requests, reports, *, seed, stall):
     """Testbenches of a client: requests (addr, [(data, strobe)]), their beats, their reports."""
+
     def rng_of(channel):
         return random.Random(f"{seed} {channel}")
 
@@ -29,13 +30,20 @@ def write_all(dut, requests, reports, *, seed, stall):
             ctx.set(port.valid, 0)
 
     async def ask(ctx):
-        await offer(ctx, dut.client.request,
-                    [{"addr": addr, "beats": len(beats)} for addr, beats in requests], rng_of("a"))
+        await offer(
+            ctx,
+            dut.client.request,
+            [{"addr": addr, "beats": len(beats)} for addr, beats in requests],
+            rng_of("a"),
+        )
 
     async def fill(ctx):
-        await offer(ctx, dut.client.data,
-                    [{"data": bits, "strobe": strobe}
-                     for _, beats in requests for bits, strobe in beats], rng_of("w"))
+        await offer(
+            ctx,
+            dut.client.data,
+            [{"data": bits, "strobe": strobe} for _, beats in requests for bits, strobe in beats],
+            rng_of("w"),
+        )
 
     async def report(ctx):
         done, rng = dut.client.done, rng_of("b")
@@ -65,8 +73,10 @@ def test_memory_and_reports(name, stall):
     for _ in range(40):
         count = rng.choice([1, rng.randint(1, 8), rng.randint(1, 3 * config.burst_beats)])
         addr = rng.randrange(0, MEMORY_BYTES - count * step, step)
-        beats = [(rng.getrandbits(8 * step), rng.choice([(1 << step) - 1, rng.getrandbits(step)]))
-                 for _ in range(count)]
+        beats = [
+            (rng.getrandbits(8 * step), rng.choice([(1 << step) - 1, rng.getrandbits(step)]))
+            for _ in range(count)
+        ]
         requests.append((addr, beats))
         errors.append(any(addr + k * step in bad for k in range(count)))
         for k, (bits, strobe) in enumerate(beats):
@@ -74,7 +84,7 @@ def test_memory_and_reports(name, stall):
             if place not in bad:
                 for j in range(step):
                     if strobe >> j & 1:
-                        expected[place + j] = bits >> 8 * j & 0xff
+                        expected[place + j] = bits >> 8 * j & 0xFF
 
     dut = AxiWriter(config)
     memory = AxiMemory(config, data, seed=3, stall=stall, bad=bad)

@@ -220,7 +220,7 @@ def test_unit_error(seed):
         lines += random_chain(rng)
     program = [*lines, encode(Opcode.HALT)]
     queue = TILE_QUEUES[seed]
-    bench = Bench(seed, program, fail={(queue, 3): Error.WINDOW})
+    bench = Bench(seed, program, fail={(queue, 3): Error.WINDOW}, slow=60)
     want = bench.expect()
     assert len(want[queue]) > 3
 
@@ -228,14 +228,14 @@ def test_unit_error(seed):
         await bench.set_up(host)
         await host.write("ctrl", start=1)
         await bench.until_irq(ctx)
+        others = [q for q in TILE_QUEUES if q != queue]
+        assert not any(bench.running[q] for q in others)
         assert await host.read("irq_status") == {"done": 0, "error": 1}
         status = await host.read("status")
         assert status["error"] and not status["busy"] and not status["done"]
         assert await host.read("error") == {"code": Error.WINDOW, "queue": queue}
         assert await host.read_pair("error_pc") == want[queue][3][0]
         assert await host.read_pair("error_address") == 0x12_3456_7890
-        others = [q for q in TILE_QUEUES if q != queue]
-        assert not any(bench.running[q] for q in others)
         counts = {q: len(bench.taken[q]) for q in TILE_QUEUES}
         await ctx.tick().repeat(100)
         assert counts == {q: len(bench.taken[q]) for q in TILE_QUEUES}
@@ -269,12 +269,14 @@ def test_reset_at_any_time():
         await bench.set_up(host)
         for _ in range(12):
             await host.write("ctrl", start=1)
-            await ctx.tick().repeat(rng.randrange(60))
+            await ctx.tick().repeat(rng.randrange(rng.choice([30, 200])))
             ctx.set(bench.dut.bus_busy, 1)
             await host.write("ctrl", soft_reset=1)
             await ctx.tick().repeat(rng.randrange(60))
             status = await host.read("status")
             assert status["resetting"] and status["busy"]
+            for queue in TILE_QUEUES:
+                assert not ctx.get(getattr(bench.dut, f"{queue_name(queue)}_cmd").valid)
             ctx.set(bench.dut.bus_busy, 0)
             while (await host.read("status"))["busy"]:
                 pass
@@ -285,6 +287,27 @@ def test_reset_at_any_time():
 
     bench.run(scenario)
     bench.check(want)
+
+
+def test_fence():
+    """What follows a fence starts after everything before it has ended."""
+    program = [
+        *[encode(Opcode.LOAD)] * 3,
+        encode(Opcode.FENCE),
+        *[encode(Opcode.STORE)] * 2,
+        encode(Opcode.HALT),
+    ]
+    bench = Bench(1, program, slow=60, stall=0)
+
+    async def scenario(ctx, host):
+        await bench.set_up(host)
+        await host.write("ctrl", start=1)
+        await ctx.tick().until(bench.dut.store_cmd.valid)
+        assert bench.ended[Queue.LOAD] == 3
+        await bench.until_irq(ctx)
+        assert bench.ended[Queue.STORE] == 2
+
+    bench.run(scenario)
 
 
 def test_sequencer_error():

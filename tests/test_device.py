@@ -169,6 +169,13 @@ def test_infinities_set_a_flag(device):
     _run(device, program)
     assert device.read_register("flags") == {"matrix_nonfinite": 0, "vector_nonfinite": 1,
                                              "saturated": 0}
+    device.write_register("flags", matrix_nonfinite=1)
+    assert device.read_register("flags")["vector_nonfinite"]
+    device.write_register("flags", vector_nonfinite=1)
+    assert not any(device.read_register("flags").values())
+    assert device.read_register("irq_status") == {"done": 1, "error": 0}
+    device.write_register("irq_status", done=1)
+    assert device.read_register("irq_status") == {"done": 0, "error": 0}
 
 
 @pytest.mark.parametrize("fields, error", [

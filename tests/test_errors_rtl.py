@@ -99,7 +99,7 @@ CASES = {
     "unknown codec": _refused("CODEC", TARGET, store=True, codec=1),
     "zero": _illegal(bytes(INSTRUCTION_BYTES)),
     "unknown opcode": _illegal(_flip(_load(), 7)),
-    "reserved bit of the header": _illegal(_flip(_matmul(), 40)),
+    "reserved bit of the header": _illegal(_flip(_matmul(), 48)),
     "last bit": _illegal(_flip(_load(), 511)),
     "load waits for itself": _illegal(_load(wait=token(Queue.LOAD))),
     "vector posts to itself": _illegal(_vector(post=token(Queue.VECTOR, 1))),

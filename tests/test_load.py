@@ -64,9 +64,13 @@ def expected_rows(config, memory, commands):
         transfer_model.load(config, command, memory, state, OPEN)
         for row in rows_touched(command):
             kind = command["kind"]
-            rows[kind][row] = (fp32_bits(state, row) if kind == Kind.FP32 else
-                               mask_bits(state, row) if kind == Kind.MASK else
-                               bfp_bits(config, state, row))
+            rows[kind][row] = (
+                fp32_bits(state, row)
+                if kind == Kind.FP32
+                else mask_bits(state, row)
+                if kind == Kind.MASK
+                else bfp_bits(config, state, row)
+            )
     return rows
 
 
@@ -93,14 +97,15 @@ def test_bus_errors(name, seed):
     assert bench.results == [(Error.NONE, 0)] * index + [(Error.BUS_READ, mem)]
     # Complete before the bad instruction, nothing behind the bad run, nothing with bad bits.
     before = expected_rows(config, memory, commands[:index])
-    through = expected_rows(config, memory, commands[:index + 1])
+    through = expected_rows(config, memory, commands[: index + 1])
     for kind in Kind:
         assert before[kind].keys() <= bench.written[kind].keys() <= through[kind].keys()
         for row, bits in bench.written[kind].items():
             assert bits in (before[kind].get(row), through[kind][row])
     # What was requested was drained.
     assert sum(bench.traffic.values()) == config.beat_bytes * sum(
-        tier.read_beats for tier in bench.tiers)
+        tier.read_beats for tier in bench.tiers
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -109,8 +114,11 @@ def test_refusals_keep_order(seed):
     memory = new_memory(rng)
     commands = [random_transfer(config, rng, largest=12) for _ in range(4)]
     wrong, error = [
-        ({"kind": 3}, Error.KIND), ({"codec": 1}, Error.CODEC), ({"count1": 0}, Error.COUNT),
-        ({"mem_stride2": 33}, Error.ALIGNMENT), ({"mem": 1 << 39}, Error.WINDOW),
+        ({"kind": 3}, Error.KIND),
+        ({"codec": 1}, Error.CODEC),
+        ({"count1": 0}, Error.COUNT),
+        ({"mem_stride2": 33}, Error.ALIGNMENT),
+        ({"mem": 1 << 39}, Error.WINDOW),
         ({"run": 0, "mem": 8}, Error.COUNT),
     ][seed]
     index = rng.randrange(4)
@@ -131,12 +139,43 @@ def test_abort_and_go_on(seed):
     assert bench.written == expected_rows(config, memory, commands)
 
 
+def test_abort_ends_a_long_instruction():
+    """Only what was requested is drained: far from all of it."""
+    config, rng = CONFIGS["sim"], random.Random(0)
+    command = random_transfer(config, rng, kind=Kind.FP32) | {
+        "mem": 0,
+        "op0": 0,
+        "run": 8,
+        "count0": 8,
+        "count1": 8,
+        "count2": 8,
+        "mem_stride0": 256,
+        "mem_stride1": 2048,
+        "mem_stride2": 2048,
+        "row_stride0": 8,
+        "row_stride1": 64,
+        "row_stride2": 64,
+    }
+    bench = TransferBench(config, Opcode.LOAD, new_memory(rng))
+    bench.run([command], abort_at=100)
+    assert bench.results == []
+    assert 0 < sum(bench.traffic.values()) < 256 * 40
+
+
 def test_small_runs_fill_the_bus():
     """256-byte runs, a stride apart, from a memory 20 cycles away: 90 % of the beats."""
     config, rng = CONFIGS["sim"], random.Random(0)
     command = random_transfer(config, rng, kind=Kind.FP32) | {
-        "mem": 0, "op0": 0, "run": 8, "count0": 8, "count1": 8, "count2": 1,
-        "mem_stride0": 512, "mem_stride1": 4096, "row_stride0": 8, "row_stride1": 64,
+        "mem": 0,
+        "op0": 0,
+        "run": 8,
+        "count0": 8,
+        "count1": 8,
+        "count2": 1,
+        "mem_stride0": 512,
+        "mem_stride1": 4096,
+        "row_stride0": 8,
+        "row_stride1": 64,
     }
     bench = TransferBench(config, Opcode.LOAD, new_memory(rng), latency_cycles=20).run([command])
     beats = 8 * 8 * 8

@@ -26,17 +26,19 @@ class LoadStore(wiring.Component):
     def __init__(self, config):
         self.config = config
         axi = Axi4(config.address_bits, config.bus_bits)
-        super().__init__({
-            "load_cmd": In(stream.Signature(command_layout(Opcode.LOAD))),
-            "store_cmd": In(stream.Signature(command_layout(Opcode.STORE))),
-            "windows": In(windows_layout(config)),
-            "near": Out(axi),
-            "far": Out(axi),
-            "load_done": Out(1),
-            "load_error": Out(Error),
-            "store_done": Out(1),
-            "store_error": Out(Error),
-        })
+        super().__init__(
+            {
+                "load_cmd": In(stream.Signature(command_layout(Opcode.LOAD))),
+                "store_cmd": In(stream.Signature(command_layout(Opcode.STORE))),
+                "windows": In(windows_layout(config)),
+                "near": Out(axi),
+                "far": Out(axi),
+                "load_done": Out(1),
+                "load_error": Out(Error),
+                "store_done": Out(1),
+                "store_error": Out(Error),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -45,9 +47,11 @@ class LoadStore(wiring.Component):
         m.submodules.store = store = Store(config)
         m.submodules.tensor = tensor = TensorMemory(config, readers=1, writers=1)
         m.submodules.acc = acc = BankedMemory(
-            fp32_row(config), depth=config.acc_rows, banks=config.banks, readers=1, writers=1)
+            fp32_row(config), depth=config.acc_rows, banks=config.banks, readers=1, writers=1
+        )
         m.submodules.mask = mask = BankedMemory(
-            mask_row(config), depth=config.mask_rows, banks=1, readers=1, writers=1)
+            mask_row(config), depth=config.mask_rows, banks=1, readers=1, writers=1
+        )
         for name, memory in (("tensor", tensor), ("acc", acc), ("mask", mask)):
             wiring.connect(m, getattr(load, f"{name}_write"), memory.write[0])
             wiring.connect(m, getattr(store, f"{name}_read"), memory.read[0])

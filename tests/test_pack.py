@@ -13,10 +13,22 @@ from gradmill_hw.memory.unpack import Unpack
 
 
 #: All row sizes at all ratios of beat to row.
-CONFIGS = [Config(n=n, mantissa_bits=bits, bus_bits=bus, burst_beats=16)
-           for n, bus, bits in [(4, 32, 9), (4, 64, 6), (4, 128, 4), (8, 64, 9), (8, 64, 8),
-                                (8, 128, 5), (8, 256, 9), (8, 256, 6), (16, 512, 9),
-                                (16, 128, 7), (32, 1024, 9)]]
+CONFIGS = [
+    Config(n=n, mantissa_bits=bits, bus_bits=bus, burst_beats=16)
+    for n, bus, bits in [
+        (4, 32, 9),
+        (4, 64, 6),
+        (4, 128, 4),
+        (8, 64, 9),
+        (8, 64, 8),
+        (8, 128, 5),
+        (8, 256, 9),
+        (8, 256, 6),
+        (16, 512, 9),
+        (16, 128, 7),
+        (32, 1024, 9),
+    ]
+]
 
 
 def name_of(config):
@@ -31,7 +43,7 @@ def values(config, kind, count, rng):
     if kind == Kind.MASK:
         return noise >= 1 << 31
     mantissa = noise.view(np.int32) >> 32 - config.mantissa_bits
-    return mantissa.astype(np.int16), (noise[:, 0] & 0xff).astype(np.uint8)
+    return mantissa.astype(np.int16), (noise[:, 0] & 0xFF).astype(np.uint8)
 
 
 def row_ints(config, kind, rows):
@@ -41,8 +53,11 @@ def row_ints(config, kind, rows):
     if kind == Kind.MASK:
         return [sum(int(v) << k for k, v in enumerate(row)) for row in rows]
     width = config.mantissa_bits
-    return [sum((int(v) & (1 << width) - 1) << width * k for k, v in enumerate(row))
-            | int(exponent) << width * config.n for row, exponent in zip(*rows, strict=True)]
+    return [
+        sum((int(v) & (1 << width) - 1) << width * k for k, v in enumerate(row))
+        | int(exponent) << width * config.n
+        for row, exponent in zip(*rows, strict=True)
+    ]
 
 
 def run_int(config, kind, rows):
@@ -64,8 +79,9 @@ def test_model(config, kind):
         assert int.from_bytes(raw.tobytes(), "little") == run_int(config, kind, rows)
         padded = np.concatenate([raw, np.frombuffer(rng.randbytes(64), np.uint8)])
         back = unpack_rows(config, name, padded, count)
-        for ours, theirs in zip(np.atleast_1d(back) if kind != Kind.BFP else back,
-                                rows, strict=True):
+        for ours, theirs in zip(
+            np.atleast_1d(back) if kind != Kind.BFP else back, rows, strict=True
+        ):
             assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
 
 
@@ -96,6 +112,7 @@ def source(port, payloads, rng, stall):
             ctx.set(port.valid, 1)
             await ctx.tick().until(port.ready)
             ctx.set(port.valid, 0)
+
     return bench
 
 
@@ -107,6 +124,7 @@ def sink(port, count, received, rng, stall, *members):
             _, _, valid, *values = await ctx.tick().sample(port.valid, *members)
             if valid and ready:
                 received.append(values)
+
     return bench
 
 
@@ -124,8 +142,13 @@ def test_unpack(config, stall):
         # Errors are known by the beat, and spoil the rows of the whole word.
         word = 4 * config.n
         for place in range(0, size, beat):
-            beats.append({"data": int.from_bytes(raw[place:place + beat], "little"),
-                          "last": place + beat == size, "error": place == wrong})
+            beats.append(
+                {
+                    "data": int.from_bytes(raw[place : place + beat], "little"),
+                    "last": place + beat == size,
+                    "error": place == wrong,
+                }
+            )
         row_bits = config.n * config.row_granules(kind.name.lower())
         for k, value in enumerate(row_ints(config, kind, rows)):
             shapes.append({"kind": kind, "last": k == length - 1})
@@ -134,10 +157,22 @@ def test_unpack(config, stall):
 
     dut = Unpack(config)
     received = []
-    run_sim(dut, source(dut.i, beats, random.Random(1), stall),
-            source(dut.shape, shapes, random.Random(2), stall),
-            sink(dut.o, len(expected), received, random.Random(3), stall,
-                 dut.o.p.mask, dut.o.p.bfp, dut.o.p.fp32, dut.o.p.error))
+    run_sim(
+        dut,
+        source(dut.i, beats, random.Random(1), stall),
+        source(dut.shape, shapes, random.Random(2), stall),
+        sink(
+            dut.o,
+            len(expected),
+            received,
+            random.Random(3),
+            stall,
+            dut.o.p.mask,
+            dut.o.p.bfp,
+            dut.o.p.fp32,
+            dut.o.p.error,
+        ),
+    )
     for (kind, value, error), (*forms, bad) in zip(expected, received, strict=True):
         assert bad == error
         assert error or forms[kind] == value
@@ -154,20 +189,32 @@ def test_pack(config, stall):
         tier = rng.randrange(2)
         for k, value in enumerate(row_ints(config, kind, rows)):
             noise = 0 if kind == Kind.FP32 else rng.getrandbits(32 * config.n - low) << low
-            rows_in.append({"bits": value | noise, "kind": kind, "last": k == length - 1,
-                            "tier": tier})
+            rows_in.append(
+                {"bits": value | noise, "kind": kind, "last": k == length - 1, "tier": tier}
+            )
         raw = pack_rows(config, kind.name.lower(), rows).tobytes()
         for place in range(0, len(raw), beat):
-            part = raw[place:place + beat]
+            part = raw[place : place + beat]
             expected.append((int.from_bytes(part, "little"), (1 << len(part)) - 1, tier))
 
     dut = Pack(config)
     received = []
-    run_sim(dut, source(dut.i, rows_in, random.Random(1), stall),
-            sink(dut.o, len(expected), received, random.Random(3), stall,
-                 dut.o.p.beat.data, dut.o.p.beat.strobe, dut.o.p.tier))
+    run_sim(
+        dut,
+        source(dut.i, rows_in, random.Random(1), stall),
+        sink(
+            dut.o,
+            len(expected),
+            received,
+            random.Random(3),
+            stall,
+            dut.o.p.beat.data,
+            dut.o.p.beat.strobe,
+            dut.o.p.tier,
+        ),
+    )
     for (value, strobe, tier), (bits, bytes_, to) in zip(expected, received, strict=True):
-        mask = sum(0xff << 8 * k for k in range(beat) if strobe >> k & 1)
+        mask = sum(0xFF << 8 * k for k in range(beat) if strobe >> k & 1)
         assert (bits & mask, bytes_, to) == (value, strobe, tier)
 
 
@@ -178,8 +225,10 @@ def test_full_rate(kind):
     count = 320
     rows = values(config, kind, count, rng)
     beats = config.run_bytes(kind.name.lower(), count) // config.beat_bytes
-    stored = [{"bits": bits, "kind": kind, "last": k == count - 1, "tier": 0}
-              for k, bits in enumerate(row_ints(config, kind, rows))]
+    stored = [
+        {"bits": bits, "kind": kind, "last": k == count - 1, "tier": 0}
+        for k, bits in enumerate(row_ints(config, kind, rows))
+    ]
     dut = Pack(config)
     cycles = [0]
 
@@ -189,12 +238,17 @@ def test_full_rate(kind):
             cycles[0] += 1
 
     received = []
-    run_sim(dut, source(dut.i, stored, random.Random(1), 0),
-            sink(dut.o, beats, received, random.Random(3), 0, dut.o.p.beat.data), clock)
+    run_sim(
+        dut,
+        source(dut.i, stored, random.Random(1), 0),
+        sink(dut.o, beats, received, random.Random(3), 0, dut.o.p.beat.data),
+        clock,
+    )
     assert cycles[0] <= max(count, beats) + 4
 
-    sent = [{"data": bits, "last": k == beats - 1, "error": 0}
-            for k, (bits,) in enumerate(received)]
+    sent = [
+        {"data": bits, "last": k == beats - 1, "error": 0} for k, (bits,) in enumerate(received)
+    ]
     shapes = [{"kind": kind, "last": k == count - 1} for k in range(count)]
     dut = Unpack(config)
     unpacked = []
@@ -205,7 +259,11 @@ def test_full_rate(kind):
             cycles[0] += 1
 
     cycles[0] = 0
-    run_sim(dut, source(dut.i, sent, random.Random(1), 0),
-            source(dut.shape, shapes, random.Random(2), 0),
-            sink(dut.o, count, unpacked, random.Random(3), 0, dut.o.p.mask), clock_rows)
+    run_sim(
+        dut,
+        source(dut.i, sent, random.Random(1), 0),
+        source(dut.shape, shapes, random.Random(2), 0),
+        sink(dut.o, count, unpacked, random.Random(3), 0, dut.o.p.mask),
+        clock_rows,
+    )
     assert cycles[0] <= max(count, beats) + 4

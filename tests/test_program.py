@@ -300,8 +300,8 @@ def _random_line(rng):
     strides = [0, 1, 4, 8, 12, 24, (1 << 16) - 4, (1 << 16) - 8]
     fields = dict(decode(bytes([opcode]) + bytes(63))[1])
     for k in range(5):
-        fields[f"op{k}"] = rng.choice([0, 4, 8, 100, NANO.mask_rows - 20, NANO.acc_rows - 20,
-                                       NANO.tensor_rows - 20])
+        end = rng.choice([NANO.mask_rows, NANO.acc_rows, NANO.tensor_rows])
+        fields[f"op{k}"] = rng.choice([0, 8, 100, end - rng.randint(1, 40)])
     for name in fields:
         if "_stride" in name and not name.startswith("mem"):
             fields[name] = rng.choice(strides)
@@ -337,6 +337,14 @@ def test_extents_are_exact():
             for end in (low, high):
                 assert (memory, (line.fields[f"op{operand}"] + end) % (1 << 16)) in touched
     assert min(verdicts.values()) > 200, verdicts
+
+
+def test_a_tensor_result_is_padded_to_whole_tiles():
+    def last_rows(rows, op3):
+        return lambda p: p.vector(rows=rows, cols=4, op3=op3, write_tensor=1)
+
+    _program(last_rows(3, NANO.tensor_rows - 4)).assemble()
+    _fails(last_rows(3, NANO.tensor_rows - 3), "op3 touches rows 1021 to 1024 of the tensor")
 
 
 def test_base_registers_are_taken_at_their_extremes():

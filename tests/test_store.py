@@ -58,8 +58,9 @@ def test_bus_errors(name, seed):
     bad = [set(), set()]
     bad[victim["tier"]].add(rng.randrange(mem, mem + size, config.beat_bytes))
     before = copies(memory)
-    bench = TransferBench(config, Opcode.STORE, memory, state, seed=seed, bad=bad,
-                          stall=rng.choice([0, 0.3])).run(commands)
+    bench = TransferBench(
+        config, Opcode.STORE, memory, state, seed=seed, bad=bad, stall=rng.choice([0, 0.3])
+    ).run(commands)
 
     index, mem = first_failure(config, commands, bad)
     assert bench.results == [(Error.NONE, 0)] * index + [(Error.BUS_WRITE, mem)]
@@ -74,7 +75,8 @@ def test_bus_errors(name, seed):
         settled = np.all([candidates[index][tier] == c[tier] for c in candidates[index:]], axis=0)
         assert np.array_equal(memory[tier][settled], candidates[index][tier][settled])
     assert sum(bench.traffic.values()) == config.beat_bytes * sum(
-        tier.write_beats for tier in bench.tiers)
+        tier.write_beats for tier in bench.tiers
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -84,8 +86,11 @@ def test_refusals_keep_order(seed):
     expected = copies(memory)
     commands = [random_transfer(config, rng, largest=12) for _ in range(4)]
     wrong, error = [
-        ({"kind": 3}, Error.KIND), ({"codec": 1}, Error.CODEC), ({"count1": 0}, Error.COUNT),
-        ({"mem_stride2": 33}, Error.ALIGNMENT), ({"mem": 1 << 39}, Error.WINDOW),
+        ({"kind": 3}, Error.KIND),
+        ({"codec": 1}, Error.CODEC),
+        ({"count1": 0}, Error.COUNT),
+        ({"mem_stride2": 33}, Error.ALIGNMENT),
+        ({"mem": 1 << 39}, Error.WINDOW),
         ({"run": 0, "mem": 8}, Error.COUNT),
     ][seed]
     index = rng.randrange(4)
@@ -113,14 +118,46 @@ def test_abort_and_go_on(seed):
         assert np.array_equal(memory[tier], expected[tier])
 
 
+def test_abort_ends_a_long_instruction():
+    """Only what was requested is drained: far from all of it."""
+    config, rng = CONFIGS["sim"], random.Random(0)
+    command = random_transfer(config, rng, kind=Kind.FP32) | {
+        "mem": 0,
+        "op0": 0,
+        "run": 8,
+        "count0": 8,
+        "count1": 8,
+        "count2": 8,
+        "mem_stride0": 256,
+        "mem_stride1": 2048,
+        "mem_stride2": 2048,
+        "row_stride0": 8,
+        "row_stride1": 64,
+        "row_stride2": 64,
+    }
+    bench = TransferBench(config, Opcode.STORE, new_memory(rng), new_state(config, rng))
+    bench.run([command], abort_at=100)
+    assert bench.results == []
+    assert 0 < sum(bench.traffic.values()) < 256 * 40
+
+
 def test_small_runs_fill_the_bus():
     """256-byte runs, a stride apart: 90 % of the beats."""
     config, rng = CONFIGS["sim"], random.Random(0)
     command = random_transfer(config, rng, kind=Kind.FP32) | {
-        "mem": 0, "op0": 0, "run": 8, "count0": 8, "count1": 8, "count2": 1,
-        "mem_stride0": 512, "mem_stride1": 4096, "row_stride0": 8, "row_stride1": 64,
+        "mem": 0,
+        "op0": 0,
+        "run": 8,
+        "count0": 8,
+        "count1": 8,
+        "count2": 1,
+        "mem_stride0": 512,
+        "mem_stride1": 4096,
+        "row_stride0": 8,
+        "row_stride1": 64,
     }
-    bench = TransferBench(config, Opcode.STORE, new_memory(rng), new_state(config, rng),
-                          latency_cycles=20).run([command])
+    bench = TransferBench(
+        config, Opcode.STORE, new_memory(rng), new_state(config, rng), latency_cycles=20
+    ).run([command])
     beats = 8 * 8 * 8
     assert beats / (bench.cycles - 50 - 20) >= 0.9

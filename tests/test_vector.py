@@ -7,7 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from gradmill_hw.config import CONFIGS, NANO, SIM
-from gradmill_hw.isa import AddSource, MaskKind, MulSource
+from gradmill_hw.isa import AddOp, AddSource, MaskKind, MulSource
 from gradmill_hw.memory.ports import READ_LATENCY
 from gradmill_hw.vector import vector_model
 from gradmill_hw.vector.vector import VectorUnit
@@ -241,6 +241,17 @@ def test_every_encoding():
             commands.append(random_instruction(ahead, bench.rng, max_rows=6, max_blocks=2, **fixed))
             vector_model.vector(commands[-1], ahead)
     bench.add(state, commands)
+    bench.run()
+
+
+def test_difficult_values():
+    """Pairs of infinities, NaNs, subnormals and neighbours of powers of two in every operation."""
+    bench = Bench(NANO, seed=6)
+    state = random_state(NANO, bench.rng, special=1.0)
+    bench.add(state, [
+        instruction(op0=0, op1=100 + 20 * add_op, op2=400, rows=100, blocks=1, cols=4, a_step=1,
+                    b_step=1, write_acc=1, add_source=AddSource.ROW, add_op=add_op)
+        for add_op in AddOp])
     bench.run()
 
 

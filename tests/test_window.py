@@ -20,27 +20,41 @@ def question(config, rng, windows):
     base, limit, _, _ = rng.choice(windows[tier])
     big = rng.random() < 0.2
     command = {
-        "tier": tier, "kind": rng.choice([0, 1, 2]), "codec": 0,
+        "tier": tier,
+        "kind": rng.choice([0, 1, 2]),
+        "codec": 0,
         "run": rng.randint(1, 65535 if big else 20),
-        **{f"count{d}": rng.choice([1, rng.randint(1, 65535 if big else 5)])
-           for d in range(DIMENSIONS)},
-        **{f"mem_stride{d}": beat * rng.choice([0, 1, rng.randint(0, 20),
-                                                rng.randrange((1 << 32) // beat)
-                                                if big else 7])
-           for d in range(DIMENSIONS)},
+        **{
+            f"count{d}": rng.choice([1, rng.randint(1, 65535 if big else 5)])
+            for d in range(DIMENSIONS)
+        },
+        **{
+            f"mem_stride{d}": beat
+            * rng.choice([0, 1, rng.randint(0, 20), rng.randrange((1 << 32) // beat) if big else 7])
+            for d in range(DIMENSIONS)
+        },
     }
     # The extent begins or ends at an edge of the window, or a beat beside it.
-    extent = sum((command[f"count{d}"] - 1) * command[f"mem_stride{d}"]
-                 for d in range(DIMENSIONS))
+    extent = sum((command[f"count{d}"] - 1) * command[f"mem_stride{d}"] for d in range(DIMENSIONS))
     kind = ("mask", "bfp", "fp32")[command["kind"]]
     extent += config.run_bytes(kind, command["run"])
     place = rng.choice([base, limit - extent, rng.randint(0, limit)])
     command["mem"] = (place + beat * rng.choice([-1, 0, 0, 0, 1])) // beat * beat % (1 << 40)
     if rng.random() < 0.25:
-        name, value = rng.choice([
-            ("kind", rng.randint(3, 7)), ("codec", rng.randint(1, 255)), ("run", 0),
-            ("count0", 0), ("count1", 0), ("count2", 0), ("mem", command["mem"] | 1),
-            ("mem_stride0", 1), ("mem_stride1", beat // 2), ("mem_stride2", beat + 2)])
+        name, value = rng.choice(
+            [
+                ("kind", rng.randint(3, 7)),
+                ("codec", rng.randint(1, 255)),
+                ("run", 0),
+                ("count0", 0),
+                ("count1", 0),
+                ("count2", 0),
+                ("mem", command["mem"] | 1),
+                ("mem_stride0", 1),
+                ("mem_stride1", beat // 2),
+                ("mem_stride2", beat + 2),
+            ]
+        )
         command[name] = value
     return command
 
@@ -53,8 +67,9 @@ def random_windows(config, rng):
         row = []
         for _ in range(WINDOWS):
             base = rng.choice([0, rng.randrange(top), rng.randrange(top) // 4096 * 4096])
-            limit = rng.choice([top, min(top, base + rng.randrange(1 << 16)),
-                                rng.randrange(2 * top)])
+            limit = rng.choice(
+                [top, min(top, base + rng.randrange(1 << 16)), rng.randrange(2 * top)]
+            )
             row.append((base, limit, rng.random() < 0.8, rng.random() < 0.8))
         windows.append(row)
     return windows
@@ -72,15 +87,23 @@ def test_random_questions(name, write):
             windows = random_windows(config, rng)
             for tier in Tier:
                 for k, (base, limit, read, write_) in enumerate(windows[tier]):
-                    ctx.set(dut.windows[tier][k],
-                            {"base": base, "limit": limit, "read": read, "write": write_})
+                    ctx.set(
+                        dut.windows[tier][k],
+                        {"base": base, "limit": limit, "read": read, "write": write_},
+                    )
             for _ in range(10):
                 command = question(config, rng, windows)
-                ctx.set(dut.i.payload, {
-                    **{field: command[field] for field in ("mem", "tier", "kind", "codec", "run")},
-                    "count": [command[f"count{d}"] for d in range(DIMENSIONS)],
-                    "stride": [command[f"mem_stride{d}"] for d in range(DIMENSIONS)],
-                })
+                ctx.set(
+                    dut.i.payload,
+                    {
+                        **{
+                            field: command[field]
+                            for field in ("mem", "tier", "kind", "codec", "run")
+                        },
+                        "count": [command[f"count{d}"] for d in range(DIMENSIONS)],
+                        "stride": [command[f"mem_stride{d}"] for d in range(DIMENSIONS)],
+                    },
+                )
                 ctx.set(dut.i.valid, 1)
                 error, beats = await ctx.tick().sample(dut.error, dut.beats).until(dut.i.ready)
                 ctx.set(dut.i.valid, 0)
@@ -97,5 +120,14 @@ def test_random_questions(name, write):
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
-    assert all(seen[error] >= 5 for error in (
-        Error.NONE, Error.KIND, Error.CODEC, Error.COUNT, Error.ALIGNMENT, Error.WINDOW)), seen
+    assert all(
+        seen[error] >= 5
+        for error in (
+            Error.NONE,
+            Error.KIND,
+            Error.CODEC,
+            Error.COUNT,
+            Error.ALIGNMENT,
+            Error.WINDOW,
+        )
+    ), seen

@@ -25,8 +25,11 @@ class _Machine(wiring.Component):
     def __init__(self, config, opcode):
         self.opcode = opcode
         self.unit = Load(config) if opcode == Opcode.LOAD else Store(config)
-        side = (lambda: AxiReader(config, clients=2)) if opcode == Opcode.LOAD else (
-            lambda: AxiWriter(config))
+        side = (
+            (lambda: AxiReader(config, clients=2))
+            if opcode == Opcode.LOAD
+            else (lambda: AxiWriter(config))
+        )
         self.sides = [side() for _ in Tier]
         super().__init__({})
 
@@ -34,7 +37,8 @@ class _Machine(wiring.Component):
         m = Module()
         m.submodules.unit = self.unit
         for tier, (side, client) in enumerate(
-                zip(self.sides, (self.unit.near, self.unit.far), strict=True)):
+            zip(self.sides, (self.unit.near, self.unit.far), strict=True)
+        ):
             m.submodules[f"side{tier}"] = side
             port = side.clients[0] if self.opcode == Opcode.LOAD else side.client
             wiring.connect(m, client, port)
@@ -48,8 +52,19 @@ class TransferBench:
     rows of a load by kind, ``traffic`` bytes by (tier, class), ``cycles`` the length.
     """
 
-    def __init__(self, config, opcode, memory, state=None, *, windows=OPEN, seed=0, stall=0.0,
-                 latency_cycles=6, bad=((), ())):
+    def __init__(
+        self,
+        config,
+        opcode,
+        memory,
+        state=None,
+        *,
+        windows=OPEN,
+        seed=0,
+        stall=0.0,
+        latency_cycles=6,
+        bad=((), ()),
+    ):
         self.config = config
         self.opcode = opcode
         self.random = random.Random(seed)
@@ -57,9 +72,17 @@ class TransferBench:
         self.machine = _Machine(config, opcode)
         self.unit = self.machine.unit
         self.windows = windows
-        self.tiers = [AxiMemory(config, data, seed=seed + 10 + tier, stall=stall,
-                                latency_cycles=latency_cycles, bad=bad[tier])
-                      for tier, data in enumerate(memory)]
+        self.tiers = [
+            AxiMemory(
+                config,
+                data,
+                seed=seed + 10 + tier,
+                stall=stall,
+                latency_cycles=latency_cycles,
+                bad=bad[tier],
+            )
+            for tier, data in enumerate(memory)
+        ]
         self.written = {kind: {} for kind in Kind}
         self.state = state
         self.results = []
@@ -69,16 +92,22 @@ class TransferBench:
     def _ports(self):
         names = ("mask", "tensor", "acc")
         suffix = "write" if self.opcode == Opcode.LOAD else "read"
-        return {kind: getattr(self.unit, f"{name}_{suffix}")
-                for kind, name in zip(Kind, names, strict=True)}
+        return {
+            kind: getattr(self.unit, f"{name}_{suffix}")
+            for kind, name in zip(Kind, names, strict=True)
+        }
 
     def _rows(self, kind):
-        bits = {Kind.MASK: mask_bits, Kind.FP32: fp32_bits,
-                Kind.BFP: lambda state, row: bfp_bits(self.config, state, row)}[kind]
+        bits = {
+            Kind.MASK: mask_bits,
+            Kind.FP32: fp32_bits,
+            Kind.BFP: lambda state, row: bfp_bits(self.config, state, row),
+        }[kind]
 
         class View:
             def __getitem__(view, row):
                 return bits(self.state, row)
+
         return View()
 
     def run(self, commands, *, abort_at=None, hold=False, then=(), limit=20_000):
@@ -96,8 +125,9 @@ class TransferBench:
             if self.opcode == Opcode.LOAD:
                 bench = serve_writes(port, self.written[kind], seed=kind, stall=self.stall)
             else:
-                bench = serve_reads(port, self._rows(kind), latency_cycles=2, seed=kind,
-                                    stall=self.stall)
+                bench = serve_reads(
+                    port, self._rows(kind), latency_cycles=2, seed=kind, stall=self.stall
+                )
             sim.add_testbench(bench, background=True)
 
         unit = self.unit
@@ -106,8 +136,10 @@ class TransferBench:
         async def issue(ctx):
             for tier in Tier:
                 for k, (base, end, read, write) in enumerate(self.windows[tier]):
-                    ctx.set(unit.windows[tier][k],
-                            {"base": base, "limit": end, "read": read, "write": write})
+                    ctx.set(
+                        unit.windows[tier][k],
+                        {"base": base, "limit": end, "read": read, "write": write},
+                    )
             standing = False
             while True:
                 standing = bool(pending) and (standing or self.random.random() >= self.stall)
@@ -152,8 +184,14 @@ class TransferBench:
         """One cycle; returns whether the unit was busy."""
         unit = self.unit
         _, _, done, error, mem, busy, size, cls, tier = await ctx.tick().sample(
-            unit.done, unit.error, unit.error_mem, unit.busy, unit.traffic.bytes,
-            unit.traffic.cls, unit.traffic.tier)
+            unit.done,
+            unit.error,
+            unit.error_mem,
+            unit.busy,
+            unit.traffic.bytes,
+            unit.traffic.cls,
+            unit.traffic.tier,
+        )
         self.cycles += 1
         if size:
             self.traffic[tier, cls] = self.traffic.get((tier, cls), 0) + size

@@ -100,8 +100,9 @@ class Tile(wiring.Component):
                            ("store", store)):
             connect(m, getattr(control, f"{name}_cmd"), unit.cmd)
             end = getattr(control, f"{name}_end")
-            beyond, row = self._beyond(m, ports[unit], name)
-            m.d.comb += end.done.eq(unit.done)
+            beyond, row = self._beyond(m, ports[unit], name, control.soft_reset)
+            # A product is done in the cycle of its last row, which is judged one later.
+            m.d["sync" if unit is matrix else "comb"] += end.done.eq(unit.done)
             if unit in (load, store):
                 m.d.comb += [end.error.eq(unit.error), end.address.eq(unit.error_mem)]
             with m.If(beyond):
@@ -141,7 +142,7 @@ class Tile(wiring.Component):
         ]
         return m
 
-    def _beyond(self, m, ports, name):
+    def _beyond(self, m, ports, name, reset):
         """Whether a unit was granted a row beyond a memory in the last cycle, and which."""
         beyond = Signal(name=f"{name}_beyond")
         row    = Signal(16, name=f"{name}_beyond_row")
@@ -150,7 +151,7 @@ class Tile(wiring.Component):
             bits = rows.bit_length() - 1
             if bits < len(port.addr):
                 hits.append((port, port.valid & port.ready & port.addr[bits:].any()))
-        m.d.sync += beyond.eq(reduce(or_, (hit for _, hit in hits), C(0)))
+        m.d.sync += beyond.eq(reduce(or_, (hit for _, hit in hits), C(0)) & ~reset)
         for port, hit in hits:
             with m.If(hit):
                 m.d.sync += row.eq(port.addr)

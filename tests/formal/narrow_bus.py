@@ -12,8 +12,7 @@ from gradmill_hw.memory.axi import PAGE_BYTES
 from gradmill_hw.memory.bursts import Burst, Request, beats_bits
 
 
-__all__ = ["FreeBursts", "NarrowBus", "ShiftQueue", "burst_rules", "held",
-           "mutant"]
+__all__ = ["FreeBursts", "NarrowBus", "ShiftQueue", "burst_rules", "held", "mutant"]
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,13 @@ def burst_rules(config, addr, length, size, burst):
     """Whether an address channel shows a legal burst."""
     last = addr + length * config.beat_bytes
     page = PAGE_BYTES.bit_length() - 1
-    return ((size == config.beat_bytes.bit_length() - 1) & (burst == 1)
-            & (length < config.burst_beats)
-            & (addr[:config.beat_bytes.bit_length() - 1] == 0)
-            & (last[:config.address_bits][page:] == addr[page:]))
+    return (
+        (size == config.beat_bytes.bit_length() - 1)
+        & (burst == 1)
+        & (length < config.burst_beats)
+        & (addr[: config.beat_bytes.bit_length() - 1] == 0)
+        & (last[: config.address_bits][page:] == addr[page:])
+    )
 
 
 class ShiftQueue(wiring.Component):
@@ -104,8 +106,9 @@ class FreeBursts(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        super().__init__({"i": In(stream.Signature(Request(config))),
-                          "o": Out(stream.Signature(Burst(config)))})
+        super().__init__(
+            {"i": In(stream.Signature(Request(config))), "o": Out(stream.Signature(Burst(config)))}
+        )
         self.left = Signal(beats_bits(config))
 
     def elaborate(self, platform):

@@ -63,8 +63,14 @@ class BurstsProof(wiring.Component):
                 Assert(out.final == (beats == left)),
                 Assert(burst_rules(CONFIG, out.addr, out.len, C(size, 3), C(1, 2))),
                 # As long as the rules allow.
-                Assert(out.final | ((out.addr + beats * CONFIG.beat_bytes)
-                                    % (CONFIG.burst_beats * CONFIG.beat_bytes) == 0)),
+                Assert(
+                    out.final
+                    | (
+                        (out.addr + beats * CONFIG.beat_bytes)
+                        % (CONFIG.burst_beats * CONFIG.beat_bytes)
+                        == 0
+                    )
+                ),
             ]
         m.d.comb += [
             Cover(dut.o.valid & out.final & (out.len == 0)),

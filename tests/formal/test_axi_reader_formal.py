@@ -114,15 +114,20 @@ class Rules(Environment):
         axi = self.dut.axi
         m.d.comb += [
             Assert(held(m, axi.arvalid, axi.arready, Cat(axi.araddr, axi.arlen))),
-            Assert(~axi.arvalid | burst_rules(CONFIG, axi.araddr, axi.arlen, axi.arsize,
-                                              axi.arburst)),
-            Cover(axi.arvalid & (axi.arlen == 3) & (axi.araddr[3:12] == 0x1ff)),
+            Assert(
+                ~axi.arvalid | burst_rules(CONFIG, axi.araddr, axi.arlen, axi.arsize, axi.arburst)
+            ),
+            Cover(axi.arvalid & (axi.arlen == 3) & (axi.araddr[3:12] == 0x1FF)),
         ]
 
     def invariants(self, m, inside):
         burst = inside.bursts.o
-        m.d.comb += Assert(~burst.valid | burst_rules(CONFIG, burst.p.addr, burst.p.len,
-                                                      self.dut.axi.arsize, self.dut.axi.arburst))
+        m.d.comb += Assert(
+            ~burst.valid
+            | burst_rules(
+                CONFIG, burst.p.addr, burst.p.len, self.dut.axi.arsize, self.dut.axi.arburst
+            )
+        )
 
 
 class Delivery(Environment):
@@ -143,8 +148,12 @@ class Delivery(Environment):
         m.d.sync += owed.eq(owed + Mux(taken, self.beats, 0) - came)
         begins = taken & self.watch & ~watching
         with m.If(begins):
-            m.d.sync += [watching.eq(1), mine.eq(self.who), before.eq(owed - came),
-                         left.eq(self.beats)]
+            m.d.sync += [
+                watching.eq(1),
+                mine.eq(self.who),
+                before.eq(owed - came),
+                left.eq(self.beats),
+            ]
         with m.Elif(came & watching):
             m.d.sync += watching.eq(~ended)
             with m.If(before != 0):
@@ -159,7 +168,8 @@ class Delivery(Environment):
         self.cut = Signal()
         with m.If(taken):
             m.d.sync += self.place_request.eq(
-                Mux(begins, OWN, Mux(watching & ~ended, AFTER, BEFORE)))
+                Mux(begins, OWN, Mux(watching & ~ended, AFTER, BEFORE))
+            )
         with m.Elif(ended):
             m.d.sync += self.place_request.eq(BEFORE)
         with m.If(self.cut):
@@ -179,8 +189,7 @@ class Delivery(Environment):
             m.d.comb += [
                 Assert(~(client.data.valid & self.clients[1 - k].data.valid)),
                 Assert(~(client.data.valid & ~axi.rvalid)),
-                Assert(~(client.request.valid & client.request.ready)
-                       | (taken & (self.who == k))),
+                Assert(~(client.request.valid & client.request.ready) | (taken & (self.who == k))),
             ]
             with m.If(watching & came & (before == 0) & (mine == k)):
                 m.d.comb += [
@@ -191,8 +200,11 @@ class Delivery(Environment):
                 ]
 
         # Progress: something moves within two cycles unless the environment holds it up.
-        held_up = Cat(c.data.valid & ~c.data.ready for c in self.clients).any() | (
-            axi.arvalid & ~axi.arready) | ((self.waiting != 0) & ~axi.rvalid)
+        held_up = (
+            Cat(c.data.valid & ~c.data.ready for c in self.clients).any()
+            | (axi.arvalid & ~axi.arready)
+            | ((self.waiting != 0) & ~axi.rvalid)
+        )
         patience = Signal(2)
         with m.If((owed == 0) | self.sent | came | held_up):
             m.d.sync += patience.eq(0)
@@ -234,8 +246,9 @@ class Delivery(Environment):
                 beats.eq(Mux(there, length + 1 - (self.beat if k == 0 else 0), 0)),
                 Assert(~there | (length < CONFIG.burst_beats)),
             ]
-            slots.append((there, beats, self.places[k], flight.entries[k].client,
-                          flight.entries[k].final))
+            slots.append(
+                (there, beats, self.places[k], flight.entries[k].client, flight.entries[k].final)
+            )
         newest = data.View(flight.entries[0].shape(), Signal(flight.entries[0].shape().size))
         for k, entry in enumerate(flight.entries):
             with m.If(self.waiting == k):
@@ -243,12 +256,18 @@ class Delivery(Environment):
         offered = Signal(6)
         m.d.comb += offered.eq(Mux(axi.arvalid, axi.arlen + 1, 0))
         slots.append((axi.arvalid, offered, self.place_offered, newest.client, newest.final))
-        slots.append((bursts.left != 0, bursts.left, self.place_request,
-                      flight.i.p.client, C(1, 1)))
+        slots.append(
+            (bursts.left != 0, bursts.left, self.place_request, flight.i.p.client, C(1, 1))
+        )
 
         def total(place=None):
-            return sum((beats if place is None else Mux(at == place, beats, 0)
-                        for _, beats, at, _, _ in slots), C(0, 6))
+            return sum(
+                (
+                    beats if place is None else Mux(at == place, beats, 0)
+                    for _, beats, at, _, _ in slots
+                ),
+                C(0, 6),
+            )
 
         m.d.comb += [
             Assert(flight.level == self.waiting + axi.arvalid),
@@ -266,12 +285,14 @@ class Delivery(Environment):
             m.d.comb += Assert(~there | (place != 3))
             with m.If(there & (place == OWN)):
                 m.d.comb += [Assert(self.watching), Assert(client == self.mine)]
-                behind = [there2 & (place2 == OWN) for there2, _, place2, _, _ in slots[index + 1:]]
+                behind = [
+                    there2 & (place2 == OWN) for there2, _, place2, _, _ in slots[index + 1 :]
+                ]
                 if behind:
                     m.d.comb += Assert(final == ~Cat(behind).any())
             with m.If(there & ~self.watching):
                 m.d.comb += Assert(place == BEFORE)
-            for there2, _, place2, _, _ in slots[index + 1:]:
+            for there2, _, place2, _, _ in slots[index + 1 :]:
                 m.d.comb += Assert(~(there & there2) | (place <= place2))
         for k, overtaken in enumerate(self.overtaken):
             m.d.comb += Assert((overtaken == 0) | (flight.i.p.client == 1 - k))
@@ -299,25 +320,33 @@ def test_valid_does_not_wait():
     assert_no_path(AxiReader(CONFIG, clients=CLIENTS), "axi__arready", "axi__arvalid")
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("free.eq(~axi.arvalid | axi.arready)", "free.eq(1)"),
-    ("axi.arlen.eq(bursts.o.p.len)", "axi.arlen.eq(bursts.o.p.len | axi.araddr[1])"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("free.eq(~axi.arvalid | axi.arready)", "free.eq(1)"),
+        ("axi.arlen.eq(bursts.o.p.len)", "axi.arlen.eq(bursts.o.p.len | axi.araddr[1])"),
+    ],
+)
 def test_rules_see(old, new):
     with pytest.raises(ProofFailed):
         prove(lambda: Rules(mutant(AxiReader, old, new)), "rules", k=3, depth=8)
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("axi.rresp != 0", "axi.rresp == 2"),
-    ("axi.rlast & flight.o.p.final", "axi.rlast"),
-    ("flight.i.p.client.eq(owner)", "flight.i.p.client.eq(chosen)"),
-    ("bursts.o.ready.eq(free & flight.i.ready)", "bursts.o.ready.eq(free)"),
-    ("axi.rvalid & axi.rready & axi.rlast", "axi.rvalid & axi.rready"),
-    ("range(k - 1, k - count, -1)", "()"),
-    ("m.d.comb += axi.rready.eq(client.data.ready)",
-     "m.d.comb += axi.rready.eq(client.data.ready & ~axi.arvalid)"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("axi.rresp != 0", "axi.rresp == 2"),
+        ("axi.rlast & flight.o.p.final", "axi.rlast"),
+        ("flight.i.p.client.eq(owner)", "flight.i.p.client.eq(chosen)"),
+        ("bursts.o.ready.eq(free & flight.i.ready)", "bursts.o.ready.eq(free)"),
+        ("axi.rvalid & axi.rready & axi.rlast", "axi.rvalid & axi.rready"),
+        ("range(k - 1, k - count, -1)", "()"),
+        (
+            "m.d.comb += axi.rready.eq(client.data.ready)",
+            "m.d.comb += axi.rready.eq(client.data.ready & ~axi.arvalid)",
+        ),
+    ],
+)
 def test_delivery_sees(old, new):
     with pytest.raises(ProofFailed):
         prove(lambda: Delivery(mutant(AxiReader, old, new, **VISIBLE)), "delivery", k=2, depth=10)

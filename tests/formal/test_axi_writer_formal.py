@@ -99,16 +99,21 @@ class Rules(Environment):
         m.d.comb += [
             Assert(held(m, axi.awvalid, axi.awready, Cat(axi.awaddr, axi.awlen))),
             Assert(held(m, axi.wvalid, axi.wready, Cat(axi.wdata, axi.wstrb))),
-            Assert(~axi.awvalid | burst_rules(CONFIG, axi.awaddr, axi.awlen, axi.awsize,
-                                              axi.awburst)),
-            Cover(axi.awvalid & (axi.awlen == 3) & (axi.awaddr[3:12] == 0x1ff)),
+            Assert(
+                ~axi.awvalid | burst_rules(CONFIG, axi.awaddr, axi.awlen, axi.awsize, axi.awburst)
+            ),
+            Cover(axi.awvalid & (axi.awlen == 3) & (axi.awaddr[3:12] == 0x1FF)),
         ]
 
     def invariants(self, m, inside):
         super().invariants(m, inside)
         burst = inside.bursts.o
-        m.d.comb += Assert(~burst.valid | burst_rules(CONFIG, burst.p.addr, burst.p.len,
-                                                      self.dut.axi.awsize, self.dut.axi.awburst))
+        m.d.comb += Assert(
+            ~burst.valid
+            | burst_rules(
+                CONFIG, burst.p.addr, burst.p.len, self.dut.axi.awsize, self.dut.axi.awburst
+            )
+        )
 
 
 class Beats(Environment):
@@ -145,8 +150,10 @@ class Beats(Environment):
             Assert(sent == (client.data.valid & client.data.ready)),
             Assert(axi.wvalid == (client.data.valid & (level != 0))),
             Assert(client.data.ready == (axi.wready & (level != 0))),
-            Assert(~axi.wvalid | ((axi.wdata == client.data.p.data)
-                                  & (axi.wstrb == client.data.p.strobe))),
+            Assert(
+                ~axi.wvalid
+                | ((axi.wdata == client.data.p.data) & (axi.wstrb == client.data.p.strobe))
+            ),
             Assert(~axi.wvalid | (axi.wlast == (beat == due[0]))),
             # The address of the burst stands on the bus the cycle after it was cut.
             Assert(~fresh | (axi.awvalid & (axi.awlen == announced))),
@@ -200,14 +207,16 @@ class Answers(Environment):
             own_cut = self.cut & uncut
             m.d.sync += uncut.eq(uncut & ~(self.cut & self.final))
             m.d.sync += unanswered.eq(unanswered + own_cut - (self.answered & mine))
-        m.d.comb += Assert(~(mine & self.answered)
-                           | (reported == (~uncut & (unanswered == 1))))
+        m.d.comb += Assert(~(mine & self.answered) | (reported == (~uncut & (unanswered == 1))))
 
         # Progress: something moves within two cycles unless the environment holds it up.
         held_up = (
-            (axi.awvalid & ~axi.awready) | ~axi.wready | ~client.data.valid
+            (axi.awvalid & ~axi.awready)
+            | ~axi.wready
+            | ~client.data.valid
             | (client.done.valid & ~client.done.ready)
-            | ((self.addressed != 0) & (self.filled != 0) & ~axi.bvalid))
+            | ((self.addressed != 0) & (self.filled != 0) & ~axi.bvalid)
+        )
         patience = Signal(2)
         moved = (axi.awvalid & axi.awready) | (axi.wvalid & axi.wready) | self.answered
         with m.If((open_requests == 0) | moved | held_up):
@@ -239,46 +248,70 @@ def test_answers(visible):
     prove(Answers, "answers", engine="pdr", depth=8, cover_depth=20)
 
 
-@pytest.mark.parametrize(("ready", "valid"), [
-    ("axi__awready", "axi__awvalid"), ("axi__wready", "axi__awvalid"),
-    ("axi__wready", "axi__wvalid"), ("axi__awready", "axi__wvalid"),
-])
+@pytest.mark.parametrize(
+    ("ready", "valid"),
+    [
+        ("axi__awready", "axi__awvalid"),
+        ("axi__wready", "axi__awvalid"),
+        ("axi__wready", "axi__wvalid"),
+        ("axi__awready", "axi__wvalid"),
+    ],
+)
 def test_valid_does_not_wait(ready, valid):
     assert_no_path(AxiWriter(CONFIG), ready, valid)
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("free.eq(~axi.awvalid | axi.awready)", "free.eq(1)"),
-    ("axi.awlen.eq(bursts.o.p.len)", "axi.awlen.eq(bursts.o.p.len | axi.awaddr[1])"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("free.eq(~axi.awvalid | axi.awready)", "free.eq(1)"),
+        ("axi.awlen.eq(bursts.o.p.len)", "axi.awlen.eq(bursts.o.p.len | axi.awaddr[1])"),
+    ],
+)
 def test_rules_see(old, new):
     with pytest.raises(ProofFailed):
         prove(lambda: Rules(mutant(AxiWriter, old, new)), "rules", k=3, depth=8)
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("axi.wlast.eq(beat == lengths.o.payload)", "axi.wlast.eq(beat >= lengths.o.payload[:1])"),
-    ("Mux(axi.wlast, 0, beat + 1)", "beat + 1"),
-    ("axi.wvalid.eq(lengths.o.valid & client.data.valid)", "axi.wvalid.eq(client.data.valid)"),
-    ("bursts.o.ready.eq(free & flight.i.ready & lengths.i.ready)",
-     "bursts.o.ready.eq(free & lengths.i.ready)"),
-    ("axi.awlen.eq(bursts.o.p.len)", "axi.awlen.eq(bursts.o.p.len | axi.awlen[0])"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("axi.wlast.eq(beat == lengths.o.payload)", "axi.wlast.eq(beat >= lengths.o.payload[:1])"),
+        ("Mux(axi.wlast, 0, beat + 1)", "beat + 1"),
+        ("axi.wvalid.eq(lengths.o.valid & client.data.valid)", "axi.wvalid.eq(client.data.valid)"),
+        (
+            "bursts.o.ready.eq(free & flight.i.ready & lengths.i.ready)",
+            "bursts.o.ready.eq(free & lengths.i.ready)",
+        ),
+        ("axi.awlen.eq(bursts.o.p.len)", "axi.awlen.eq(bursts.o.p.len | axi.awlen[0])"),
+    ],
+)
 def test_beats_see(old, new):
     with pytest.raises(ProofFailed):
-        prove(lambda: Beats(mutant(AxiWriter, old, new, **VISIBLE)), "beats", engine="pdr",
-              depth=16)
+        prove(
+            lambda: Beats(mutant(AxiWriter, old, new, **VISIBLE)), "beats", engine="pdr", depth=16
+        )
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("bad.eq(error & ~flight.o.payload)", "bad.eq(error)"),
-    ("error.eq(bad | (axi.bresp != 0))", "error.eq(axi.bresp != 0)"),
-    ("axi.bready.eq(~flight.o.payload | client.done.ready)", "axi.bready.eq(1)"),
-    ("client.done.valid.eq(axi.bvalid & flight.o.payload)", "client.done.valid.eq(axi.bvalid)"),
-    ("self.busy.eq(bursts.o.valid | flight.o.valid)", "self.busy.eq(bursts.o.valid)"),
-    ("axi.bready.eq(~flight.o.payload | client.done.ready)", "axi.bready.eq(client.done.ready)"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("bad.eq(error & ~flight.o.payload)", "bad.eq(error)"),
+        ("error.eq(bad | (axi.bresp != 0))", "error.eq(axi.bresp != 0)"),
+        ("axi.bready.eq(~flight.o.payload | client.done.ready)", "axi.bready.eq(1)"),
+        ("client.done.valid.eq(axi.bvalid & flight.o.payload)", "client.done.valid.eq(axi.bvalid)"),
+        ("self.busy.eq(bursts.o.valid | flight.o.valid)", "self.busy.eq(bursts.o.valid)"),
+        (
+            "axi.bready.eq(~flight.o.payload | client.done.ready)",
+            "axi.bready.eq(client.done.ready)",
+        ),
+    ],
+)
 def test_answers_see(old, new):
     with pytest.raises(ProofFailed):
-        prove(lambda: Answers(mutant(AxiWriter, old, new, **VISIBLE)), "answers", engine="pdr",
-              depth=20)
+        prove(
+            lambda: Answers(mutant(AxiWriter, old, new, **VISIBLE)),
+            "answers",
+            engine="pdr",
+            depth=20,
+        )

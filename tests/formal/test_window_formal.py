@@ -69,24 +69,47 @@ class WindowProof(wiring.Component):
                 with m.Case(kind):
                     m.d.comb += granules.eq(CONFIG.row_granules(kind.name.lower()))
         beats = (ask.run * granules + CONFIG.beat_granules - 1) // CONFIG.beat_granules
-        end = ask.mem + beats * CONFIG.beat_bytes + sum(
-            ((ask.count[d] - 1)[:WIDTHS.count] * ask.stride[d] for d in range(DIMENSIONS)), C(0))
+        end = (
+            ask.mem
+            + beats * CONFIG.beat_bytes
+            + sum(
+                ((ask.count[d] - 1)[: WIDTHS.count] * ask.stride[d] for d in range(DIMENSIONS)),
+                C(0),
+            )
+        )
         zero = reduce(or_, (ask.count[d] == 0 for d in range(DIMENSIONS)), ask.run == 0)
-        odd = reduce(or_, (ask.stride[d] % CONFIG.beat_bytes != 0 for d in range(DIMENSIONS)),
-                     ask.mem % CONFIG.beat_bytes != 0)
+        odd = reduce(
+            or_,
+            (ask.stride[d] % CONFIG.beat_bytes != 0 for d in range(DIMENSIONS)),
+            ask.mem % CONFIG.beat_bytes != 0,
+        )
         inside = C(0)
         for tier in Tier:
             for k in range(WINDOWS):
-                window = data.View(self.windows[tier][k].shape(),
-                                   self.windows[tier][k].as_value())
-                inside |= ((ask.tier == tier) & (window.write if self.write else window.read)
-                           & (window.base <= ask.mem) & (end <= window.limit)
-                           & (window.limit <= 1 << CONFIG.address_bits))
+                window = data.View(self.windows[tier][k].shape(), self.windows[tier][k].as_value())
+                inside |= (
+                    (ask.tier == tier)
+                    & (window.write if self.write else window.read)
+                    & (window.base <= ask.mem)
+                    & (end <= window.limit)
+                    & (window.limit <= 1 << CONFIG.address_bits)
+                )
         expected = Signal(Error)
         m.d.comb += expected.eq(
-            Mux(ask.kind > max(Kind), Error.KIND, Mux(ask.codec != 0, Error.CODEC, Mux(
-                zero, Error.COUNT, Mux(odd, Error.ALIGNMENT, Mux(
-                    ~inside, Error.WINDOW, Error.NONE))))))
+            Mux(
+                ask.kind > max(Kind),
+                Error.KIND,
+                Mux(
+                    ask.codec != 0,
+                    Error.CODEC,
+                    Mux(
+                        zero,
+                        Error.COUNT,
+                        Mux(odd, Error.ALIGNMENT, Mux(~inside, Error.WINDOW, Error.NONE)),
+                    ),
+                ),
+            )
+        )
 
         answered = self.i.valid & self.i.ready
         with m.If(answered):
@@ -99,14 +122,24 @@ class WindowProof(wiring.Component):
         m.d.sync += age.eq(Mux(self.i.valid & ~self.i.ready, age + 1, 0))
         m.d.comb += [Assert(answered == (self.i.valid & (age == 11))), Assert(age < 12)]
 
-        for error in (Error.NONE, Error.KIND, Error.CODEC, Error.COUNT, Error.ALIGNMENT,
-                      Error.WINDOW):
+        for error in (
+            Error.NONE,
+            Error.KIND,
+            Error.CODEC,
+            Error.COUNT,
+            Error.ALIGNMENT,
+            Error.WINDOW,
+        ):
             m.d.comb += Cover(answered & (dut.error == error))
         m.d.comb += [
             # Every dimension counts, and the last window, up to its last byte.
-            Cover(answered & (dut.error == Error.NONE) & (end == self.windows[1][3].limit)
-                  & Cat(ask.count[d] == 2 for d in range(DIMENSIONS)).all()
-                  & Cat(ask.stride[d] == 4 for d in range(DIMENSIONS)).all()),
+            Cover(
+                answered
+                & (dut.error == Error.NONE)
+                & (end == self.windows[1][3].limit)
+                & Cat(ask.count[d] == 2 for d in range(DIMENSIONS)).all()
+                & Cat(ask.stride[d] == 4 for d in range(DIMENSIONS)).all()
+            ),
         ]
         return m
 
@@ -116,15 +149,18 @@ def test_permits_exactly_the_legal(write):
     prove(lambda: WindowProof(write), "window", k=13, depth=14)
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("ask.mem >= window.base", "ask.mem > window.base"),
-    ("end) <= window.limit)", "end) < window.limit)"),
-    ("len(product) + 2) + 1", "len(product))"),
-    ("& (window.limit <= 1 << config.address_bits)", ""),
-    ("times.eq(ask.count[d] - 1)", "times.eq(ask.count[d])"),
-    ("config.beat_granules - 1)", "0)"),
-    ("self.i.ready.eq(step == 11)", "self.i.ready.eq(step == 10)"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ask.mem >= window.base", "ask.mem > window.base"),
+        ("end) <= window.limit)", "end) < window.limit)"),
+        ("len(product) + 2) + 1", "len(product))"),
+        ("& (window.limit <= 1 << config.address_bits)", ""),
+        ("times.eq(ask.count[d] - 1)", "times.eq(ask.count[d])"),
+        ("config.beat_granules - 1)", "0)"),
+        ("self.i.ready.eq(step == 11)", "self.i.ready.eq(step == 10)"),
+    ],
+)
 def test_proof_sees(old, new):
     with pytest.raises(ProofFailed):
         prove(lambda: WindowProof(check=mutant(WindowCheck, old, new)), "window", k=13, depth=14)

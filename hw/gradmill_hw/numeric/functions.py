@@ -133,14 +133,13 @@ class Functions(wiring.Component):
         with m.Else():
             m.d.comb += shift.eq(21 + half)
         aligned = Mux(shift[6:].any(), 0, Cat(C(0, 25), frac, is_exp))
-        for step in (4, 3, 1):
+        for step in (4, 2):
             shifted = Signal(33 + (1 << step), name=f"aligned_{step}")
-            m.d.comb += shifted.eq(
-                Mux(shift[3], aligned[8:], aligned) if step == 3 else
-                _choose(shift[step:step + 2], [aligned[k << step:] for k in range(4)]))
+            m.d.comb += shifted.eq(_choose(shift[step:step + 2],
+                                           [aligned[k << step:] for k in range(4)]))
             aligned = shifted
         aligned_1 = register("aligned_1", aligned)
-        shift_1 = register("shift_1", shift[0])
+        shift_1 = register("shift_1", shift[:2])
 
         huge = is_exp & (x.exp >= 134)
         plan = Signal(_Plan)
@@ -178,7 +177,7 @@ class Functions(wiring.Component):
         power = Signal(signed(9))
         k = Signal(8)
         m.d.comb += [
-            fixed.eq(Mux(shift_1, aligned_1[1:], aligned_1)),
+            fixed.eq(_choose(shift_1, [aligned_1[k:] for k in range(4)])),
             octaves.eq(octaves_int[fixed[27:]] + octaves_frac[fixed[22:27]]),
             power.eq(exp_1 - 127 + half_1),
             k.eq(Mux(plan_1.is_exp, octaves[6:], Mux(fine_1[1], 0, abs(power)))),

@@ -64,5 +64,5 @@ class IntToFp32(wiring.Component):
         # The bit below the fraction, which exists for ``width`` 25, is zero for every integer.
         frac = Cat(C(0, 24), normal)[self.width:][:23]
         pack(m, self.o, sign=sign, exp=(exp_1 - skipped)[:12], frac=frac,
-             zero=~normal[-1], infinite=0, nan=nan_1)
+             zero=~magnitude.any(), infinite=0, nan=nan_1)
         return m

@@ -57,7 +57,7 @@ class MaskUnit(wiring.Component):
     start : In(1)
         The next row is row 0 of block 0.
     control : In(MaskControl)
-        What to select; constant from ``start``.
+        What to select; constant from the cycle after ``start``.
     i_valid : In(1)
         A row is on ``i_row`` and ``i_mask``.
     i_row : In(fp32_row(config))
@@ -102,7 +102,7 @@ class MaskUnit(wiring.Component):
 
         # Position of lane 0 of the row at the input.
         row = Signal(16)
-        column = Signal(16)
+        column = Signal(12 + lane_bits)
         last_row = Signal(16)
         m.d.comb += last_row.eq((control.rows - 1) | Mux(control.padded, n - 1, 0))
         with m.If(self.i_valid):
@@ -113,7 +113,7 @@ class MaskUnit(wiring.Component):
             m.d.sync += [row.eq(0), column.eq(0)]
 
         padding = Signal()
-        columns_left = Signal(signed(17))
+        columns_left = Signal(signed(1 + max(16, len(column))))
         inside = Signal(n)
         m.d.comb += [
             padding.eq(row >= control.rows),
