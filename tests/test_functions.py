@@ -99,7 +99,7 @@ def test_tables_fit():
     for address, (c0, c1, c2) in enumerate(functions_tables.polynomials()):
         assert 0 <= c0 < 1 << 26
         assert -1 << 17 <= c1 < 1 << 17
-        assert 0 <= c2 < 1 << 9 or c0 < 1 << 23 and c2 < 1 << 12, address
+        assert 0 <= c2 < 1 << 9 or (c0 < 1 << 23 and c2 < 1 << 12), address
     integer, fraction = (np.array(t) for t in functions_tables.octave_multiples())
     x = np.arange(1 << 12)
     k = integer[x >> 5] + fraction[x & 31] >> 6

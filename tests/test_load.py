@@ -180,3 +180,27 @@ def test_small_runs_fill_the_bus():
     bench = TransferBench(config, Opcode.LOAD, new_memory(rng), latency_cycles=20).run([command])
     beats = 8 * 8 * 8
     assert beats / (bench.cycles - 50 - 20) >= 0.9
+
+
+def test_runs_wait_in_both_tiers():
+    """More runs than the unit remembers are on their way before the first beat arrives."""
+    config, rng = CONFIGS["sim"], random.Random(0)
+    memory = new_memory(rng)
+    commands = [
+        random_transfer(config, rng, kind=Kind.FP32)
+        | {
+            "tier": tier,
+            "mem": 0,
+            "op0": 64 * tier,
+            "run": 1,
+            "count0": 20,
+            "count1": 1,
+            "count2": 1,
+            "mem_stride0": 4096 // 2,
+            "row_stride0": 2,
+        }
+        for tier in Tier
+    ]
+    bench = TransferBench(config, Opcode.LOAD, memory, latency_cycles=150).run(commands)
+    assert bench.results == [(Error.NONE, 0)] * len(commands)
+    assert bench.written == expected_rows(config, memory, commands)

@@ -117,8 +117,8 @@ def test_disassembly():
         "0x00000100  BASE   mem=0x4000 register=1 step=-0x40",
         "0x00000140  LOOP   count=10",
         "0x00000180    LOAD   post=vector.0 mem_base=1 kind=fp32 run=4",
-        "0x000001c0    VECTOR wait=load.0 rows=4 cols=4 a_step=0 mul=scalar write_acc=1"
-        + " scalar0=0.5",
+        ("0x000001c0    VECTOR wait=load.0 rows=4 cols=4 a_step=0 mul=scalar write_acc=1"
+         " scalar0=0.5"),
         "0x00000200  NEXT",
         "0x00000240  HALT",
         "0x00000280  ?      ee00000000000000... (illegal opcode 0xee)",

@@ -70,7 +70,7 @@ def test_counters():
             for cls in Class:
                 name = f"{tier.name}_{('read', 'write')[write]}_{cls.name}_bytes".lower()
                 assert COUNTER_INDEX[name] == byte_counter(tier, write, cls)
-                assert REGS[f"counter_{name}_lo"].offset == 0x800 + 8 * COUNTER_INDEX[name]
+                assert REGS[f"counter_{name}_lo"].offset == 0x400 + 8 * COUNTER_INDEX[name]
     timed = {counter.name for counter in COUNTERS if counter.timing}
     assert timed == {
         name for name in COUNTER_INDEX if re.match(r"cycles|busy_|wait_|.*_stall", name)

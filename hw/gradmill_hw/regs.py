@@ -37,7 +37,7 @@ UNLOCKED = 0x5a
 #: Most tokens that a semaphore holds.
 SEMAPHORE_MAX = 255
 #: Byte address of the first counter; all registers behind it are counters.
-COUNTER_OFFSET = 0x800
+COUNTER_OFFSET = 0x400
 #: Queue number in ``error`` when the sequencer itself failed.
 SEQUENCER = 15
 

@@ -143,7 +143,11 @@ class Tile(wiring.Component):
         return m
 
     def _beyond(self, m, ports, name, reset):
-        """Whether a unit was granted a row beyond a memory in the last cycle, and which."""
+        """Whether a unit was granted a row beyond a memory in the last cycle, and which.
+
+        Weights, rows of products and rows of stores are read ahead: the queue may then name the
+        instruction before the one to blame.
+        """
         beyond = Signal(name=f"{name}_beyond")
         row    = Signal(16, name=f"{name}_beyond_row")
         hits   = []

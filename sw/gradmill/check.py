@@ -146,7 +146,7 @@ def _vector(f, n):
     if f["write_acc"]:
         yield "accumulator", 2, _span((rows, 1), (blocks, f["d_stride"]))
     if f["write_tensor"]:
-        yield "tensor", 3, _span((rows, 1), (blocks, f["t_stride"]))
+        yield "tensor", 3, _span((_blocks(rows, n) * n, 1), (blocks, f["t_stride"]))
     reads = f["mask"] == MaskKind.MEMORY or f["add_source"] == AddSource.MASKED
     if reads or f["write_mask"]:
         yield "mask", 4, _span((rows, 1), (blocks, f["k_stride"]))

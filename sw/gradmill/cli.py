@@ -188,10 +188,10 @@ def _summary(report, path, picture):
         ("cycles per second", f"{report['cycles_per_second']:,.0f}"),
         ("bit-exact to the emulator", {None: "not compared", True: "yes", False: "NO"}[
             report["bit_exact_to_emulator"]]),
-        ("report", str(path)), ("plot", str(picture)),
     ):
         table.add_row(name, value)
     console.print(table)
+    console.print(f"report {path}\nplot   {picture}", soft_wrap=True, highlight=False)
 
 
 @bench.command("gemm")

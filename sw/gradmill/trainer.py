@@ -349,7 +349,8 @@ class Trainer:
             if velocity is not None:
                 arrays[f"momentum.{key}"] = self._read_region(velocity, shape, Class.OPTIMIZER)
         write_checkpoint(path, arrays, {
-            "numbers": self._numbers(self.device), "model": self.model.describe(), "loss": type(self.loss).__name__,
+            "numbers": self._numbers(self.device), "model": self.model.describe(),
+            "loss": type(self.loss).__name__,
             "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
             "sub_minibatch": self.sub_minibatch, "level1": self.level1, "seed": self.seed,
             "epoch": self.epoch, "step": self.step, "target": self._target,

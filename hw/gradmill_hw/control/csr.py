@@ -13,8 +13,10 @@ __all__ = ["ADDRESS_BITS", "CounterPort", "RegisterBank", "StoredWrite", "port_n
 
 #: Address bits of a tile's registers.
 ADDRESS_BITS = TILE_BYTES.bit_length() - 1
-#: Word addresses below this have generated registers, those above are counters.
+#: Word addresses below this have generated registers, behind it are the counters.
 _WORDS = COUNTER_OFFSET // 4
+#: Address bits of 64 counters.
+_COUNTER_BITS = 9
 _OKAY, _SLVERR = 0b00, 0b10
 
 
@@ -84,12 +86,12 @@ class RegisterBank(wiring.Component):
         Host.
     busy : In(1)
         Registers that are frozen while the tile is busy cannot be written.
-    read_address : Out(9)
+    read_address : Out(8)
         Word address of the register being read; ``RO`` inputs may depend on it.
     stored : Out(StoredWrite())
         Writes, for those who keep a copy.
     counters : Out(CounterPort())
-        Reads beyond the generated registers.
+        Reads of counters.
     <register>_<field> : In(width) or Out(width)
         ``RO`` fields are inputs, ``RW1C`` fields are inputs (set strobe) with their value on
         ``<register>_<field>_q``, ``RW`` and ``W1P`` fields are outputs (value, pulse). A field
@@ -247,7 +249,7 @@ class RegisterBank(wiring.Component):
                     m.next = "LOOKUP"
             with m.State("LOOKUP"):
                 m.next = "ANSWER"
-                with m.If(address >= COUNTER_OFFSET):
+                with m.If(address[_COUNTER_BITS:] == COUNTER_OFFSET >> _COUNTER_BITS):
                     m.next = "COUNTER"
             with m.State("ANSWER"):
                 m.d.sync += [
