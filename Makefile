@@ -46,7 +46,6 @@ formal: $(READY) ## the proofs
 
 lint: $(READY) ## style, unused code, types of the driver
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check sw tb tests bench examples
 	$(BIN)/mypy sw/gradmill
 
 verilog: $(READY) ## one Verilog file of CONFIG, with its manuals, in OUT
