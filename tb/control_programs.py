@@ -1,8 +1,17 @@
 """Random programs for the control path."""
 
-from gradmill_hw.isa import BASES, INSTRUCTIONS, LOOPS, OPERANDS, Opcode, encode, token
-from gradmill_hw.regs import ARGUMENTS, TILE_QUEUES
-from gradmill_hw.sequencer_model import legal_tokens
+from gradmill_hw.isa import (
+    BASES,
+    INSTRUCTIONS,
+    LOOPS,
+    OPERANDS,
+    TILE_QUEUES,
+    Opcode,
+    encode,
+    legal_tokens,
+    token,
+)
+from gradmill_hw.regs import ARGUMENTS
 
 
 __all__ = [
@@ -15,7 +24,7 @@ __all__ = [
 ]
 
 #: Opcodes that a queue executes.
-COMMANDS = [opcode for opcode in Opcode if opcode.queue is not None]
+COMMANDS = [opcode for opcode in Opcode if opcode.queue in TILE_QUEUES]
 
 
 def random_register(rng):

@@ -10,8 +10,8 @@ import cocotb
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 from gradmill_hw.config import get_config
-from gradmill_hw.isa import INSTRUCTION_BYTES
-from gradmill_hw.regs import ARGUMENTS, REGS, TILE_QUEUES, Error
+from gradmill_hw.isa import INSTRUCTION_BYTES, TILE_QUEUES
+from gradmill_hw.regs import ARGUMENTS, REGS, Error
 from gradmill_hw.sequencer_model import commands
 
 from tb.control_programs import command_bits, random_chain, random_program

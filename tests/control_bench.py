@@ -1,6 +1,7 @@
 """What the tests of the control path share: a memory and a host."""
 
-from gradmill_hw.regs import REGS, TILE_QUEUES
+from gradmill_hw.isa import TILE_QUEUES
+from gradmill_hw.regs import REGS
 
 
 class Host:

@@ -6,10 +6,9 @@ from collections import Counter
 from amaranth.sim import Simulator
 from gradmill_hw.config import NANO
 from gradmill_hw.control.control import ControlPath
-from gradmill_hw.isa import INSTRUCTION_BYTES
+from gradmill_hw.isa import INSTRUCTION_BYTES, TILE_QUEUES
 from gradmill_hw.regs import (
     ARGUMENTS,
-    TILE_QUEUES,
     Error,
 )
 from gradmill_hw.sequencer_model import commands

@@ -121,6 +121,15 @@ class Golden:
     def _quantize(self, values):
         return quantize(np.ascontiguousarray(values), self.config.n, self.config.mantissa_bits)
 
+    def _dequantize(self, pair):
+        """Float32 values, exactly; subnormals are flushed."""
+        mantissa, exponent = pair
+        n, p = self.config.n, self.config.mantissa_bits
+        scale = exponent.astype(int).repeat(n, 0).repeat(n, 1)[:len(mantissa), :mantissa.shape[1]]
+        values = np.ldexp(mantissa.astype(np.float64), scale - 127 - (p - 2))
+        values[np.abs(values) < 2.0**-126] *= 0.0
+        return values.astype(np.float32)
+
     def _sub_minibatch(self, x, y, batch):
         weights = [self._quantize(w) for w, _, _ in self.layers]
         inputs, masks, z = [], [], x
@@ -138,7 +147,7 @@ class Golden:
         for s in reversed(range(len(self.layers))):
             narrow = self._quantize(delta)
             weight = product(_turned(narrow), inputs[s], self.config, narrow=self.narrow)
-            bias = None if self.layers[s][1] is None else _column_sums(delta)
+            bias = None if self.layers[s][1] is None else _column_sums(self._dequantize(narrow))
             gradients.insert(0, (weight, bias))
             if s:
                 delta = product(narrow, weights[s], self.config)

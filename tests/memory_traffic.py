@@ -42,13 +42,17 @@ class TileMemory(RowMemory):
         return row
 
 
-def check_traffic(dut, memory, *, depth, banks, cycles, seed, busy=0.7, beyond=0.02, hot=0.7):
+def check_traffic(
+    dut, memory, *, paths, depth, banks, cycles, seed, busy=0.7, beyond=0.02, hot=0.7
+):
     """Drive ``dut`` for ``cycles`` and compare grants, rows and faults in each cycle.
 
     Parameters
     ----------
     memory : RowMemory
         Expected contents.
+    paths : tuple of int
+        Paths of reads and of writes; clients beyond share the last one.
     busy : float
         Probability that a free port asks in a cycle.
     beyond : float
@@ -96,12 +100,19 @@ def check_traffic(dut, memory, *, depth, banks, cycles, seed, busy=0.7, beyond=0
             at += len(extra)
         return bits
 
-    def granted(ready, numbers):
+    def granted(ready, numbers, paths):
         """Take the granted requests of one direction, after a check of every grant."""
         taken, banks_taken = [], set()
+        shared_taken = False
         for number in numbers:
             if requests[number] is None:
                 continue
+            shares = number - numbers[0] >= paths - 1
+            if shares and shared_taken:
+                assert not ready >> number & 1, f"port {number}"
+                seen["waited"] += 1
+                continue
+            shared_taken = shares
             bank = requests[number][0] % depth * banks // depth
             assert ready >> number & 1 == (bank not in banks_taken), f"port {number}"
             if bank in banks_taken:
@@ -123,8 +134,8 @@ def check_traffic(dut, memory, *, depth, banks, cycles, seed, busy=0.7, beyond=0
                 data = results >> len(ports) + 1 + number * memory.width
                 assert data % (1 << memory.width) == row, f"read port {number}"
 
-            reads = granted(results, range(readers))
-            writes = granted(results, range(readers, len(ports)))
+            reads = granted(results, range(readers), paths[0])
+            writes = granted(results, range(readers, len(ports)), paths[1])
             expected = [
                 *expected[1:],
                 {

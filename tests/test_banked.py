@@ -9,19 +9,40 @@ from tests.memory_traffic import RowMemory, check_traffic
 
 
 @pytest.mark.parametrize(
-    ("banks", "readers", "writers"), [(1, 2, 2), (2, 1, 1), (4, 4, 3), (8, 3, 2)]
+    ("banks", "readers", "writers", "paths"),
+    [
+        (1, 2, 2, None),
+        (2, 1, 1, None),
+        (4, 4, 3, None),
+        (8, 3, 2, None),
+        (4, 4, 3, (3, 2)),
+        (2, 4, 4, (2, 1)),
+    ],
 )
-def test_random_traffic(banks, readers, writers):
+def test_random_traffic(banks, readers, writers, paths):
     depth = 64
-    dut = BankedMemory(24, depth=depth, banks=banks, readers=readers, writers=writers)
-    seen = check_traffic(dut, RowMemory(24), depth=depth, banks=banks, cycles=800, seed=banks)
+    paths = paths or (readers, writers)
+    dut = BankedMemory(
+        24,
+        depth=depth,
+        banks=banks,
+        readers=readers,
+        writers=writers,
+        read_paths=paths[0],
+        write_paths=paths[1],
+    )
+    seen = check_traffic(
+        dut, RowMemory(24), paths=paths, depth=depth, banks=banks, cycles=800, seed=banks
+    )
     assert all(seen[what] > 10 for what in ("read", "write", "collided", "fault"))
     assert seen["waited"] > 10 or readers == writers == 1
 
 
 def test_whole_address_space():
     dut = BankedMemory(4, depth=1 << 16, banks=2, readers=2, writers=1)
-    seen = check_traffic(dut, RowMemory(4), depth=1 << 16, banks=2, cycles=300, seed=3, beyond=0)
+    seen = check_traffic(
+        dut, RowMemory(4), paths=(2, 1), depth=1 << 16, banks=2, cycles=300, seed=3, beyond=0
+    )
     assert seen["read"] > 200
 
 

@@ -34,7 +34,7 @@ def _train(out, *arguments, task="tiny", code=0):
     return _run("train", task, "--device", "emulator", "--out", out, *arguments, code=code)
 
 
-def _tiny(seed):
+def _tiny(seed, hidden=None, tiles=1):
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(32, 5)).astype(np.float32), rng.integers(0, 3, 32)
     settings = {"lr": 0.1, "momentum": 0.9, "virtual_minibatch": 8, "sub_minibatch": 4,

@@ -6,14 +6,13 @@ from collections import Counter
 import pytest
 from gradmill_hw.config import get_config
 from gradmill_hw.control.control import ControlPath
-from gradmill_hw.isa import Class, Kind, Opcode, Queue, encode, token
+from gradmill_hw.isa import TILE_QUEUES, Class, Kind, Opcode, Queue, encode, token
 from gradmill_hw.regs import (
     ARGUMENTS,
     REGS,
     SEMAPHORE_MAX,
     SEQUENCER,
-    TILE_QUEUES,
-    UNLOCKED,
+        UNLOCKED,
     WINDOWS,
     Error,
     Tier,

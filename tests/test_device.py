@@ -273,8 +273,9 @@ def _unlock(device):
     if hasattr(device, "hard_reset"):
         device.hard_reset()
     else:
-        device._words["window_lock"] = UNLOCKED
-        device._set("status", locked=0)
+        for tile in device.chain:
+            tile._words["window_lock"] = UNLOCKED
+            tile._set("status", locked=0)
     device._start_up()
 
 

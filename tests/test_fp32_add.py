@@ -15,3 +15,12 @@ def test_stream():
     pairs = corner_pairs(), random_pairs(np.random.default_rng(SEED), 6000)
     a, b = (np.concatenate(part) for part in zip(*pairs, strict=True))
     np.testing.assert_array_equal(run_pipeline(Fp32Add(), a=a, b=b), fp32_model.add(a, b))
+
+
+def test_skip_a():
+    print(f"seed {SEED}")
+    pairs = corner_pairs(), random_pairs(np.random.default_rng(SEED), 500)
+    a, b = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    skip = np.arange(len(a)) % 3 != 0
+    expected = fp32_model.add(np.where(skip, 0x8000_0000, a).astype(np.uint32), b)
+    np.testing.assert_array_equal(run_pipeline(Fp32Add(), a=a, b=b, skip_a=skip), expected)

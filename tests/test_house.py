@@ -93,7 +93,8 @@ def test_models_share_no_code_with_the_circuits():
                     module = (node.module or "").split(".")[-1]
                     whole = module in ("", "numeric")  # a package: its modules are named
                     names |= {alias.name for alias in node.names} if whole else {module}
-            wrong = {name for name in names - contract if not name.endswith(("_model", "_tables"))}
+            shared = "_model", "tables", "formats"
+            wrong = {name for name in names - contract if not name.endswith(shared)}
             assert not wrong, f"{path.name} imports {wrong}"
 
 

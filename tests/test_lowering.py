@@ -21,7 +21,7 @@ TINY = Config(n=4, tensor_rows=64, acc_rows=32, mask_rows=16, bus_bits=32, burst
 NEAR = 1 << 12
 
 #: Register values that stand for the host's addresses.
-ARGUMENTS = (1 << 20, 2 << 20, 0, 0, 0, 0, 0, 0)
+ARGUMENTS = (1 << 20, 2 << 20, 3 << 20, 0, 0, 0, 0, 0)
 
 
 # Which rows an instruction touches, one by one ---------------------------------------------------
@@ -226,40 +226,49 @@ def _trainer(device, widths, size, sub, loss, momentum):
                       sub_minibatch=sub)
 
 
+def _compile(trainer, kind, size, count):
+    """Programs for ``count`` virtual minibatches, or for as many samples to predict."""
+    if kind == "predict":
+        return trainer._lowering.predict(size)
+    return trainer._lowering.train(size, count, (4096, 512), trainer._regions, trainer._losses_at)
+
+
 @pytest.mark.parametrize("case", range(len(CASES)))
 @pytest.mark.parametrize("kind", ["train", "predict"])
 def test_loop_executes_the_unrolled_program_without_races(case, kind, monkeypatch):
     config, *rest = CASES[case]
-    size, sub = rest[1:3]
+    size = rest[1]
     with gm.open("emulator", config, near_bytes=1 << 20) as device:
         trainer = _trainer(device, *rest)
-        looped = trainer._compile(kind, size)
+        looped, = _compile(trainer, kind, size, 7)
         monkeypatch.setattr(programs, "_UNROLLED", 1 << 20)
-        unrolled = trainer._compile(kind, size)
+        unrolled, = _compile(trainer, kind, size, 7)
     for program in (looped, unrolled):
         program.check()
     executed = stream(looped)
     assert executed == stream(unrolled)
     assert Opcode.LOOP not in [line.opcode for line in unrolled.lines]
-    if size // sub >= 8:
+    if kind == "train":
         assert Opcode.LOOP in [line.opcode for line in looped.lines]
         assert len(looped) < len(unrolled)
     assert races(executed, config) == []
 
 
-def test_length_of_a_program_does_not_grow_with_the_virtual_minibatch():
+def test_length_of_a_program_does_not_grow_with_the_virtual_minibatches():
     lengths = set()
-    for size in (32, 96, 256):
-        with gm.open("emulator", SIM, near_bytes=1 << 20) as device:
-            trainer = _trainer(device, (6, 5, 4), size, 4, gm.CrossEntropy(), 0.9)
-            lengths.add(len(trainer._compile("train", size)))
+    with gm.open("emulator", SIM, near_bytes=1 << 20) as device:
+        trainer = _trainer(device, (6, 5, 4), 12, 4, gm.CrossEntropy(), 0.9)
+        for count in (5, 8, 300):
+            program, = _compile(trainer, "train", 12, count)
+            lengths.add(len(program))
     assert len(lengths) == 1
 
 
 def test_startup_is_free_of_races():
     with gm.open("emulator", SIM, near_bytes=1 << 20) as device:
         trainer = _trainer(device, (70, 130, 20), 8, 4, gm.CrossEntropy(), 0.9)
-        assert races(stream(trainer._compile("startup", 0)), SIM) == []
+        program, = trainer._lowering.startup(trainer._regions)
+        assert races(stream(program), SIM) == []
 
 
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])

@@ -7,8 +7,7 @@ from collections import deque
 import pytest
 from amaranth.sim import Simulator
 from gradmill_hw.control.queue import CommandQueue
-from gradmill_hw.isa import Queue
-from gradmill_hw.sequencer_model import legal_tokens
+from gradmill_hw.isa import Queue, legal_tokens
 
 
 @pytest.mark.parametrize("depth", [2, 8])

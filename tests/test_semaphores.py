@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from amaranth.sim import Simulator
 from gradmill_hw.control.semaphores import Semaphores
-from gradmill_hw.regs import SEMAPHORE_MAX, TILE_QUEUES
-from gradmill_hw.sequencer_model import legal_tokens
+from gradmill_hw.isa import TILE_QUEUES, legal_tokens
+from gradmill_hw.regs import SEMAPHORE_MAX
 
 
 @pytest.mark.parametrize("maximum, posts", [(3, 0.3), (3, 0.1), (SEMAPHORE_MAX, 0.9)])

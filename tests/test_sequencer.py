@@ -9,7 +9,14 @@ from amaranth.sim import Simulator
 from gradmill_hw.config import NANO
 from gradmill_hw.control.fetch import Fetch
 from gradmill_hw.control.sequencer import Sequencer, illegal
-from gradmill_hw.isa import INSTRUCTION_BYTES, INSTRUCTIONS, Opcode, encode
+from gradmill_hw.isa import (
+    CHAIN_QUEUES,
+    INSTRUCTION_BYTES,
+    INSTRUCTIONS,
+    TILE_QUEUES,
+    Opcode,
+    encode,
+)
 from gradmill_hw.regs import ARGUMENTS, REGS, Error
 from gradmill_hw.sequencer_model import SequencerFault, commands
 
@@ -127,11 +134,11 @@ def run(
     return got, result
 
 
-def expect(memory, start, limit, arguments):
+def expect(memory, start, limit, arguments, queues=TILE_QUEUES):
     """What the model says, in the form of :func:`run`."""
     want, fault, pc = [], Error.NONE, None
     try:
-        for command in commands(memory[start:limit], arguments, origin=start):
+        for command in commands(memory[start:limit], arguments, start, queues):
             width = sum(f.width for f in INSTRUCTIONS[command.opcode].body) + 8 + 5 * 16 + 40
             want.append(
                 (
@@ -196,22 +203,24 @@ def with_bit(raw, bit):
     return (int.from_bytes(raw, "little") | 1 << bit).to_bytes(INSTRUCTION_BYTES, "little")
 
 
-def judgements():
-    """Instructions, and whether the sequencer's first look calls them illegal."""
-    yield "opcode", bytes([0x60]) + HALT[1:], 1
+def judgements(queues):
+    """Instructions, and whether the first look of a tile with ``queues`` calls them illegal."""
+    yield "opcode", bytes([0x70]) + HALT[1:], 1
     yield "opcode zero", bytes(INSTRUCTION_BYTES), 1
     for opcode, layout in INSTRUCTIONS.items():
         fields = {"LOOP": {"count": 1}, "BASE": {"register": 1}}.get(opcode.name, {})
         raw = line(opcode, **fields)
-        yield f"plain {opcode.name}", raw, 0
+        strange = opcode.queue is not None and opcode.queue not in queues
+        yield f"plain {opcode.name}", raw, strange
         for lsb, field in layout.items():
             if field.name.startswith("reserved"):
                 for bit in range(lsb, lsb + field.width):
                     yield f"reserved bit {bit} {opcode.name}", with_bit(raw, bit), 1
         for bit in range(16):
-            own = opcode.queue is None or bit // 2 == opcode.queue or bit // 2 > 3
+            other = bit // 2 in queues and bit // 2 != opcode.queue is not None
             for name, lsb in (("wait", 8), ("post", 24)):
-                yield f"{name} {bit} {opcode.name}", with_bit(raw, lsb + bit), own
+                yield f"{name} {bit} {opcode.name}", with_bit(raw, lsb + bit), \
+                    strange or not other
     yield "count", line(Opcode.LOOP, count=0), 1
     yield "register", line(Opcode.BASE, register=0), 1
     for argument in range(16):
@@ -230,18 +239,19 @@ def judgements():
     yield "kind is the unit's", line(Opcode.LOAD, kind=7, codec=255), 0
 
 
-def test_illegal():
+@pytest.mark.parametrize("queues", [TILE_QUEUES, CHAIN_QUEUES], ids=["alone", "chain"])
+def test_illegal(queues):
     """The circuit's judgement of one instruction, and the model's."""
     m = Module()
     word = Signal(8 * INSTRUCTION_BYTES)
     wrong = Signal()
-    m.d.comb += wrong.eq(illegal(word))
+    m.d.comb += wrong.eq(illegal(word, queues))
 
     async def bench(ctx):
-        for name, raw, expected in judgements():
+        for name, raw, expected in judgements(queues):
             ctx.set(word, int.from_bytes(raw, "little"))
             assert ctx.get(wrong) == expected, name
-            _, fault, _ = expect(raw, 0, INSTRUCTION_BYTES, (0,) * ARGUMENTS)
+            _, fault, _ = expect(raw, 0, INSTRUCTION_BYTES, (0,) * ARGUMENTS, queues)
             assert (fault == Error.ILLEGAL_INSTRUCTION) == expected, name
 
     sim = Simulator(m)

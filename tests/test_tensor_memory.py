@@ -24,6 +24,7 @@ def test_random_traffic(name):
     seen = check_traffic(
         TensorMemory(config, readers=4, writers=2),
         TileMemory(config),
+        paths=(TensorMemory.READ_PATHS, TensorMemory.WRITE_PATHS),
         depth=config.tensor_rows,
         banks=config.banks,
         cycles=800,

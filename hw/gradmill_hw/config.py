@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from .isa import CHAIN_QUEUES, TILE_QUEUES
+
 
 __all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "Config", "ConfigError", "get_config"]
 
@@ -30,7 +32,7 @@ class Config:
     n : int
         Rows and columns of the PE array, elements of a row, vector lanes. 4, 8, 16 or 32.
     tiles : int
-        Tiles in the chain; 1.
+        Tiles in the chain, 1 to 64.
     mantissa_bits : int
         Bits of a block-floating-point mantissa including its sign, 4 to 9.
     tensor_rows, acc_rows, mask_rows : int
@@ -66,7 +68,7 @@ class Config:
 
     def __post_init__(self):
         _require(self.n in (4, 8, 16, 32), f"n={self.n} is not built: choose 4, 8, 16 or 32")
-        _require(self.tiles == 1, f"tiles={self.tiles}: machines of one tile are built; choose 1")
+        _require(1 <= self.tiles <= 64, f"tiles={self.tiles}: choose 1 to 64")
         _require(4 <= self.mantissa_bits <= 9,
                  f"mantissa_bits={self.mantissa_bits}: choose 4 to 9")
         _require(self.banks in (2, 4, 8), f"banks={self.banks}: choose 2, 4 or 8")
@@ -94,6 +96,11 @@ class Config:
     def replace(self, **changes):
         """A copy with ``changes``, named ``custom`` unless a name is among them."""
         return replace(self, **{"name": "custom", **changes})
+
+    @property
+    def queues(self):
+        """Queues of each tile."""
+        return CHAIN_QUEUES if self.tiles > 1 else TILE_QUEUES
 
     @property
     def lane_bits(self):

@@ -6,6 +6,7 @@ a Config as JSON.
 
 import argparse
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,11 +15,18 @@ from amaranth.back import verilog
 from amaranth.lib.wiring import Out
 
 from .config import Config, get_config
-from .top import Gradmill
+from .tile import Tile
+from .top import TILE_MODULE, Gradmill
 
 
 __all__ = ["emit"]
 
+#: How the back end writes what has explicit widths here: constants in their shortest form, cases
+#: without an empty default. Verilator is told that this is meant.
+_LINT = "".join(f"/* verilator lint_off {rule} */\n" for rule in (
+    "CASEINCOMPLETE", "CMPCONST", "WIDTHEXPAND", "WIDTHTRUNC"))
+#: Declarations of values without bits, which nothing refers to.
+_EMPTY = re.compile(r"\n *wire (?:signed )?\[-1:0\] \S+? ?;")
 #: Interfaces that FPGA tools connect to the clock.
 _BUSES = "s_axil:m_axi_near:m_axi_far"
 
@@ -27,9 +35,17 @@ def emit(config, component=None, *, name="gradmill"):
     """Verilog text of a device, or of ``component``, as module ``name``.
 
     Ports: ``clk``, ``rst`` (synchronous, active high), ``irq``, ``s_axil_*``, ``m_axi_near_*``,
-    ``m_axi_far_*``.
+    ``m_axi_far_*``. The module of a tile stands before that of the device.
     """
-    device = Gradmill(config) if component is None else component
+    if component is None:
+        text = _module(Tile(config), TILE_MODULE) + _module(Gradmill(config), name)
+    else:
+        text = _module(component, name)
+    return _LINT + _EMPTY.sub("", text)
+
+
+def _module(component, name):
+    """Verilog text of ``component`` and what it is made of, with flat ports."""
     m = Module()
     clk = Signal(attrs={"X_INTERFACE_INFO": "xilinx.com:signal:clock:1.0 clk CLK",
                         "X_INTERFACE_PARAMETER": f"ASSOCIATED_BUSIF {_BUSES}, "
@@ -38,9 +54,9 @@ def emit(config, component=None, *, name="gradmill"):
                         "X_INTERFACE_PARAMETER": "POLARITY ACTIVE_HIGH"})
     m.domains.sync = ClockDomain()
     m.d.comb += [ClockSignal().eq(clk), ResetSignal().eq(rst)]
-    m.submodules.device = device
+    m.submodules.device = component
     ports = [clk, rst]
-    for path, member, value in device.signature.flatten(device):
+    for path, member, value in component.signature.flatten(component):
         inner = Value.cast(value)
         port = Signal(inner.shape(), name="_".join(map(str, path)))
         m.d.comb += port.eq(inner) if member.flow is Out else inner.eq(port)

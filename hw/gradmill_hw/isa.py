@@ -10,10 +10,10 @@ from enum import IntEnum
 
 
 __all__ = [
-    "BASES", "CHANNELS", "COMMON", "INSTRUCTIONS", "INSTRUCTION_BYTES", "LOOPS", "OPERANDS",
-    "QUEUES", "AddOp", "AddSource", "Alternative", "Class", "EncodingError", "Field",
-    "FunctionOp", "Instruction", "Kind", "MaskKind", "MulSource", "Opcode", "Queue", "Space",
-    "decode", "encode", "token",
+    "BASES", "CHAIN_QUEUES", "CHANNELS", "COMMON", "INSTRUCTIONS", "INSTRUCTION_BYTES", "LOOPS",
+    "OPERANDS", "QUEUES", "TILE_QUEUES", "AddOp", "AddSource", "Alternative", "Class",
+    "EncodingError", "Field", "FunctionOp", "Instruction", "Kind", "MaskKind", "MulSource",
+    "Opcode", "Peer", "Queue", "Space", "decode", "encode", "legal_tokens", "token",
 ]
 
 INSTRUCTION_BYTES = 64
@@ -35,6 +35,9 @@ class Queue(IntEnum):
     LINK_OUT = 5
 
 
+#: Queues of a tile that stands alone, and of one in a chain.
+TILE_QUEUES  = (Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE)
+CHAIN_QUEUES = tuple(Queue)
 #: Queue slots that the wait and post masks have room for.
 QUEUES = 8
 #: Independent semaphores for each ordered pair of queues.
@@ -43,20 +46,28 @@ CHANNELS = 2
 
 class Opcode(IntEnum):
     """High nibble 0: executed by the sequencer; otherwise 1 + the queue that executes it."""
-    HALT   = 0x01
-    LOOP   = 0x02
-    NEXT   = 0x03
-    BASE   = 0x04
-    FENCE  = 0x05
-    LOAD   = 0x10
-    MATMUL = 0x20
-    VECTOR = 0x30
-    STORE  = 0x40
+    HALT    = 0x01
+    LOOP    = 0x02
+    NEXT    = 0x03
+    BASE    = 0x04
+    FENCE   = 0x05
+    LOAD    = 0x10
+    MATMUL  = 0x20
+    VECTOR  = 0x30
+    STORE   = 0x40
+    RECEIVE = 0x50
+    SEND    = 0x60
 
     @property
     def queue(self):
         """Queue that executes the instruction, ``None`` for the sequencer's own."""
         return Queue((self >> 4) - 1) if self >> 4 else None
+
+
+class Peer(IntEnum):
+    """Neighbour at the other end of a link."""
+    PREVIOUS = 0
+    NEXT     = 1
 
 
 class Kind(IntEnum):
@@ -152,7 +163,9 @@ COMMON = (
     Field("wait", QUEUES * CHANNELS, "semaphores taken before the start: bit 2·producer + channel"),
     Field("post", QUEUES * CHANNELS, "semaphores posted at completion: bit 2·consumer + channel"),
     Field("layer", 8, "layer number: key of random numbers, tag in traces"),
-    Field("reserved0", 16),
+    Field("hold", 1, "at completion one more set of activations is kept"),
+    Field("release", 1, "at completion one set less is kept"),
+    Field("reserved0", 14),
     *_operands(),
     Field("mem", 40, "byte address in a memory tier; VECTOR: element number of the random stream"),
     Field("mem_base", 4, "base register added to `mem`"),
@@ -168,6 +181,24 @@ _TRANSFER = (
     *(Field(f"count{d}", 16, f"runs along dimension {d}") for d in range(3)),
     *(Field(f"mem_stride{d}", 32, f"bytes between runs along dimension {d}") for d in range(3)),
     *(Field(f"row_stride{d}", 16, f"rows between runs along dimension {d}") for d in range(3)),
+)
+
+#: Tag of a block of rows on a link; the receiver expects the same.
+_TAG = (
+    Field("sub",          16, "sub-minibatch within the virtual minibatch"),
+    Field("last_sub",      1, "last sub-minibatch of the virtual minibatch"),
+    Field("gradient",      1, "0 activations, 1 gradients"),
+    Field("version",       8, "weight version that the rows were computed with"),
+)
+
+_LINK = (
+    Field("peer", 1, "0 previous tile, 1 next tile", Peer),
+    Field("rows", 16, "rows of a column block"),
+    Field("blocks", 12, "column blocks"),
+    Field("t_stride", 16, "tensor rows between column blocks"),
+    Field("k_stride", 16, "mask rows between column blocks"),
+    Field("masked", 1, "mask rows travel with the tensor rows"),
+    *_TAG,
 )
 
 _BODY = {
@@ -229,6 +260,9 @@ _BODY = {
         Field("scalar0", 32, "binary32, factor of the multiply stage"),
         Field("scalar1", 32, "binary32, operand of the add stage or alternative"),
     )),
+    Opcode.RECEIVE: ("Whole tiles from a neighbour to tensor rows `op0` and mask rows `op4`.",
+                     _LINK),
+    Opcode.SEND: ("Tensor rows `op0` and mask rows `op4`, as whole tiles, to a neighbour.", _LINK),
 }
 
 
@@ -273,6 +307,15 @@ def token(queue, channel=0):
     if not 0 <= channel < CHANNELS:
         raise EncodingError(f"channel {channel}: choose 0 to {CHANNELS - 1}")
     return 1 << (CHANNELS * queue + channel)
+
+
+def legal_tokens(queue, queues=TILE_QUEUES):
+    """Bits that ``wait`` and ``post`` of an instruction for ``queue`` may have, in a tile with
+    ``queues``; none for the sequencer's own (``queue`` is ``None``)."""
+    if queue is None:
+        return 0
+    return sum(token(other, channel) for other in queues if other != queue
+               for channel in range(CHANNELS))
 
 
 def encode(opcode, **values):

@@ -14,7 +14,7 @@ from .regmap import Access, Field, Register, RegisterMap
 
 __all__ = [
     "ARGUMENTS", "COUNTERS", "COUNTER_INDEX", "COUNTER_OFFSET", "MAGIC", "REGS", "SCALARS",
-    "SEMAPHORE_MAX", "SEQUENCER", "TILE_BYTES", "TILE_QUEUES", "UNLOCKED", "VERSION", "WINDOWS",
+    "SEMAPHORE_MAX", "SEQUENCER", "TILE_BYTES", "UNLOCKED", "VERSION", "WINDOWS",
     "Counter", "Error", "Tier", "byte_counter",
 ]
 
@@ -23,9 +23,7 @@ TILE_BYTES = 0x1000
 #: "GRML".
 MAGIC = 0x4c4d_5247
 #: Of the register map and the instruction set; the driver refuses another one.
-VERSION = 1
-#: Queues that a tile has.
-TILE_QUEUES = (Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE)
+VERSION = 2
 #: Registers that the host writes for ``BASE``.
 ARGUMENTS = 8
 #: Registers that the host writes for ``VECTOR``.
@@ -64,6 +62,7 @@ class Error(IntEnum):
     WATCHDOG            = 11, "no progress for `watchdog` cycles"
     LOOP                = 12, "more than four nested loops, or `NEXT` without `LOOP`"
     FETCH               = 13, "instruction outside the near windows, or error response to it"
+    LINK                = 14, "a row of a link that was not expected: its tag, number or credit"
 
     def __new__(cls, value, doc):
         self = int.__new__(cls, value)
@@ -96,15 +95,21 @@ def _counters():
         ("vector_rows",          "rows that entered the vector pipeline", False),
         ("vector_stall",         "cycles in which the vector unit had work but took no row", True),
     ]
-    for queue in TILE_QUEUES:
+    for queue in Queue:
         events.append((f"instructions_{queue.name.lower()}", "completed instructions", False))
-    for queue in TILE_QUEUES:
+    for queue in Queue:
         events.append((f"busy_{queue.name.lower()}", "cycles with an instruction in execution",
                        True))
-    for queue in TILE_QUEUES:
+    for queue in Queue:
         events.append((f"wait_{queue.name.lower()}",
                        "cycles in which the head of the queue waited for semaphores", True))
-    events.append(("fetch_stall", "cycles in which the sequencer waited for an instruction", True))
+    events += [
+        ("fetch_stall",    "cycles in which the sequencer waited for an instruction", True),
+        ("link_in_rows",   "rows received from neighbours", False),
+        ("link_in_stall",  "cycles in which a receive waited for its neighbour", True),
+        ("link_out_rows",  "rows sent to neighbours", False),
+        ("link_out_stall", "cycles in which a send waited for memory or its neighbour", True),
+    ]
     for index, event in enumerate(events):
         yield Counter(index, *event)
     for tier in Tier:
@@ -159,6 +164,7 @@ def _identity():
     for offset, memory in ((0x14, "tensor_rows"), (0x18, "acc_rows"), (0x1c, "mask_rows")):
         yield _word(offset, f"config_{memory}", "const", f"rows of the {memory[:-5]} memory",
                     size=memory)
+    yield _word(0x20, "tile", "ro", "number of this tile in the chain")
 
 
 def _job():
@@ -198,6 +204,10 @@ def _job():
         _field("vector_nonfinite", 1, "rw1c", "the vector unit wrote an infinity or a NaN"),
         _field("saturated",        1, "rw1c", "the quantiser saturated a mantissa"),
     ))
+    yield Register(0x6c, "stash", "sets of activations that instructions `hold` and `release`", (
+        _field("sets",    16, "ro", "now"),
+        _field("highest", 16, "ro", "most since the counters were cleared"),
+    ))
     yield Register(0x80, "error", "first error since reset", (
         _field("code",  8, "ro", "an `Error`"),
         _field("queue", 8, "ro", f"queue of the instruction, {SEQUENCER} for the sequencer"),
@@ -208,7 +218,7 @@ def _job():
 
 
 def _waiting():
-    for queue in TILE_QUEUES:
+    for queue in Queue:
         offset, name = 0x100 + 16 * queue, f"waiting_{queue.name.lower()}"
         yield from _pair(offset, f"{name}_pc", "ro", f"byte address of the oldest unfinished "
                          f"instruction of the {queue.name.lower()} queue")

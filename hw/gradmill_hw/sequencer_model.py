@@ -2,11 +2,12 @@
 
 Rules that the circuit (:mod:`gradmill_hw.control.sequencer`) follows too:
 
-- Every instruction is checked before it has an effect. Illegal are: an unknown opcode, a reserved
-  bit that is set, an unknown value of an enumerated ``VECTOR`` field, ``wait`` or ``post`` bits of
-  the instruction's own queue or of a queue that the tile does not have, any of these bits in the
-  sequencer's own instructions, ``LOOP`` with count 0, ``BASE`` of register 0 or with an argument
-  above 8. Row formats, codecs, counts and addresses are the units' to check.
+- Every instruction is checked before it has an effect. Illegal are: an unknown opcode, one of a
+  queue that the tile does not have, a reserved bit that is set, an unknown value of an enumerated
+  ``VECTOR`` field, ``wait`` or ``post`` bits of the instruction's own queue or of a queue that the
+  tile does not have, any of these bits in the sequencer's own instructions, ``LOOP`` with count 0,
+  ``BASE`` of register 0 or with an argument above 8. Row formats, codecs, counts and addresses are
+  the units' to check.
 - Base registers are zero when a program starts. The low 16 bits of a register are added to a row
   operand modulo 2**16, all 40 to ``mem`` modulo 2**40; that is so for ``BASE`` too, whose start is
   ``mem`` + register ``mem_base`` + argument.
@@ -21,13 +22,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .isa import (
-    BASES, CHANNELS, INSTRUCTION_BYTES, INSTRUCTIONS, LOOPS, OPERANDS, EncodingError, Opcode,
-    decode,
+    BASES, INSTRUCTION_BYTES, INSTRUCTIONS, LOOPS, OPERANDS, TILE_QUEUES, EncodingError, Opcode,
+    decode, legal_tokens,
 )
-from .regs import ARGUMENTS, TILE_QUEUES, Error
+from .regs import ARGUMENTS, Error
 
 
-__all__ = ["Command", "SequencerFault", "commands", "legal_tokens"]
+__all__ = ["Command", "SequencerFault", "commands"]
 
 _MEM_MASK = (1 << 40) - 1
 _ROW_MASK = (1 << 16) - 1
@@ -56,14 +57,6 @@ class Command(NamedTuple):
     fields: dict
 
 
-def legal_tokens(queue):
-    """Bits that ``wait`` and ``post`` of an instruction for ``queue`` may have."""
-    if queue is None:
-        return 0
-    pair = (1 << CHANNELS) - 1
-    return sum(pair << CHANNELS * other for other in TILE_QUEUES if other != queue)
-
-
 class _Decoded(NamedTuple):
     opcode:   Opcode
     op:       tuple
@@ -74,7 +67,7 @@ class _Decoded(NamedTuple):
 
 
 @lru_cache(maxsize=1 << 14)
-def _decode(raw):
+def _decode(raw, queues):
     """Decoded instruction, ``None`` if it is illegal. Programs run many times: kept by content."""
     try:
         opcode, fields = decode(raw)
@@ -83,7 +76,8 @@ def _decode(raw):
                 field.enum(fields[field.name])
     except (EncodingError, ValueError):
         return None
-    legal = not (fields["wait"] | fields["post"]) & ~legal_tokens(opcode.queue)
+    legal = (opcode.queue is None or opcode.queue in queues) and not (
+        (fields["wait"] | fields["post"]) & ~legal_tokens(opcode.queue, queues))
     if opcode is Opcode.LOOP:
         legal = legal and fields["count"]
     elif opcode is Opcode.BASE:
@@ -117,7 +111,7 @@ class _Base:
             self.phase &= _ROW_MASK
 
 
-def commands(raw, arguments=(0,) * ARGUMENTS, origin=0):
+def commands(raw, arguments=(0,) * ARGUMENTS, origin=0, queues=TILE_QUEUES):
     """Yield every :class:`Command` of a program until its ``HALT``.
 
     Parameters
@@ -128,6 +122,8 @@ def commands(raw, arguments=(0,) * ARGUMENTS, origin=0):
         Argument registers, 40 bits each.
     origin : int
         Byte address of ``raw[0]``, for ``pc``.
+    queues : tuple of Queue
+        Queues of the tile.
 
     Returns
     -------
@@ -153,7 +149,7 @@ def commands(raw, arguments=(0,) * ARGUMENTS, origin=0):
             word = raw[INSTRUCTION_BYTES * index:INSTRUCTION_BYTES * (index + 1)]
             if len(word) < INSTRUCTION_BYTES:
                 raise SequencerFault(Error.FETCH, pc)
-            line = cache[index] = _decode(bytes(word))
+            line = cache[index] = _decode(bytes(word), queues)
             if line is None:
                 raise SequencerFault(Error.ILLEGAL_INSTRUCTION, pc)
         opcode, op, op_bases, mem, mem_base, fields = line

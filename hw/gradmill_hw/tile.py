@@ -8,7 +8,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .control.control import ControlPath
+from .control.ports import Activity
 from .control.csr import ADDRESS_BITS
+from .link.endpoints import LinkReceiver, LinkSender
+from .link.receive import Receive
+from .link.row import LinkPort
+from .link.send import Send
+from .isa import Queue
 from .matrix.matrix import MatrixUnit
 from .memory.axi import AxiLite
 from .memory.axi_reader import ReadClient
@@ -22,7 +28,56 @@ from .regs import Error
 from .vector.vector import VectorUnit
 
 
-__all__ = ["Tile"]
+__all__ = ["Tile", "TilePorts"]
+
+
+class TilePorts(wiring.Signature):
+    """Ports of a tile.
+
+    Members
+    -------
+    bus : In(AxiLite(12))
+        Registers.
+    irq : Out(1)
+        An enabled event is pending.
+    fetch, near_read, far_read : Out(ReadClient(config))
+        Instructions from near memory; loads from both tiers.
+    near_write, far_write : Out(WriteClient(config))
+        Stores.
+    activity : Out(Activity(config))
+        What begins and ends, for a timeline.
+    tile : In(8)
+        Number of this tile in the chain.
+    to_previous, to_next : Out(LinkPort(config)); from_previous, from_next : In(LinkPort(config))
+        Links to the neighbours, of a tile in a chain; without neighbour the inputs are zero.
+    resetting : Out(1)
+        A soft reset is going on, of a tile in a chain.
+    previous_resetting, next_resetting : In(1)
+        The same of the neighbours: both ends of a link are reset together.
+    """
+
+    def __init__(self, config):
+        chain = {
+            "to_previous":        Out(LinkPort(config)),
+            "to_next":            Out(LinkPort(config)),
+            "from_previous":      In(LinkPort(config)),
+            "from_next":          In(LinkPort(config)),
+            "resetting":          Out(1),
+            "previous_resetting": In(1),
+            "next_resetting":     In(1),
+        }
+        super().__init__({
+            "bus":        In(AxiLite(ADDRESS_BITS)),
+            "irq":        Out(1),
+            "fetch":      Out(ReadClient(config)),
+            "near_read":  Out(ReadClient(config)),
+            "far_read":   Out(ReadClient(config)),
+            "near_write": Out(WriteClient(config)),
+            "far_write":  Out(WriteClient(config)),
+            "activity":      Out(Activity(config)),
+            "tile":       In(8),
+            **(chain if config.tiles > 1 else {}),
+        })
 
 
 class Tile(wiring.Component):
@@ -35,30 +90,12 @@ class Tile(wiring.Component):
 
     Members
     -------
-    bus : In(AxiLite(12))
-        Registers.
-    irq : Out(1)
-        An enabled event is pending.
-    fetch, near_read, far_read : Out(ReadClient(config))
-        Instructions from near memory; loads from both tiers.
-    near_write, far_write : Out(WriteClient(config))
-        Stores.
-    bus_busy : In(1)
-        A request of this tile to a memory tier has not ended.
+    As of :class:`TilePorts`.
     """
 
     def __init__(self, config):
         self.config = config
-        super().__init__({
-            "bus":        In(AxiLite(ADDRESS_BITS)),
-            "irq":        Out(1),
-            "fetch":      Out(ReadClient(config)),
-            "near_read":  Out(ReadClient(config)),
-            "far_read":   Out(ReadClient(config)),
-            "near_write": Out(WriteClient(config)),
-            "far_write":  Out(WriteClient(config)),
-            "bus_busy":   In(1),
-        })
+        super().__init__(TilePorts(config))
 
     def elaborate(self, platform):
         m = Module()
@@ -71,42 +108,63 @@ class Tile(wiring.Component):
         m.submodules.matrix = ResetInserter(control.soft_reset)(matrix)
         m.submodules.vector = ResetInserter(control.soft_reset)(vector)
 
+        units = {Queue.LOAD: load, Queue.MATRIX: matrix, Queue.VECTOR: vector, Queue.STORE: store}
+        receiving, sending, lost = [], [], {}
+        if config.tiles > 1:
+            chain, lost = self._links(m, control)
+            units |= chain
+            receiving, sending = [units[Queue.LINK_IN]], [units[Queue.LINK_OUT]]
+
         # Memories, their clients in order of priority.
-        m.submodules.tensor = tensor = TensorMemory(config, readers=4, writers=2)
+        users = {
+            "tensor_read":  [(matrix, "w"), (matrix, "a"), (vector, "tensor_read"),
+                             *((unit, "tensor_read") for unit in sending), (store, "tensor_read")],
+            "tensor_write": [(unit, "tensor_write") for unit in (vector, *receiving, load)],
+            "acc_read":     [(matrix, "acc_read"), (vector, "acc_a"), (vector, "acc_b"),
+                             (store, "acc_read")],
+            "acc_write":    [(unit, "acc_write") for unit in (matrix, vector, load)],
+            "mask_read":    [(unit, "mask_read") for unit in (vector, *sending, store)],
+            "mask_write":   [(unit, "mask_write") for unit in (vector, *receiving, load)],
+        }
+        count = {name: len(clients) for name, clients in users.items()}
+        m.submodules.tensor = tensor = TensorMemory(
+            config, readers=count["tensor_read"], writers=count["tensor_write"])
         m.submodules.acc = acc = BankedMemory(
-            fp32_row(config), depth=config.acc_rows, banks=config.banks, readers=4, writers=3)
+            fp32_row(config), depth=config.acc_rows, banks=config.banks,
+            readers=count["acc_read"], writers=count["acc_write"])
         m.submodules.mask = mask = BankedMemory(
-            mask_row(config), depth=config.mask_rows, banks=1, readers=2, writers=2)
-        clients = [
-            (tensor.read,  config.tensor_rows, [(matrix, "w"), (matrix, "a"),
-                                                (vector, "tensor_read"), (store, "tensor_read")]),
-            (tensor.write, config.tensor_rows, [(vector, "tensor_write"), (load, "tensor_write")]),
-            (acc.read,     config.acc_rows,    [(matrix, "acc_read"), (vector, "acc_a"),
-                                                (vector, "acc_b"), (store, "acc_read")]),
-            (acc.write,    config.acc_rows,    [(matrix, "acc_write"), (vector, "acc_write"),
-                                                (load, "acc_write")]),
-            (mask.read,    config.mask_rows,   [(vector, "mask_read"), (store, "mask_read")]),
-            (mask.write,   config.mask_rows,   [(vector, "mask_write"), (load, "mask_write")]),
-        ]
-        ports = {load: [], matrix: [], vector: [], store: []}
-        for memory, rows, users in clients:
-            for served, (unit, name) in zip(memory, users, strict=True):
-                port = getattr(unit, name)
+            mask_row(config), depth=config.mask_rows, banks=1,
+            readers=count["mask_read"], writers=count["mask_write"])
+        ports = {unit: [] for unit in units.values()}
+        for name, memory, rows in (
+            ("tensor_read", tensor.read, config.tensor_rows),
+            ("tensor_write", tensor.write, config.tensor_rows),
+            ("acc_read", acc.read, config.acc_rows),
+            ("acc_write", acc.write, config.acc_rows),
+            ("mask_read", mask.read, config.mask_rows),
+            ("mask_write", mask.write, config.mask_rows),
+        ):
+            for served, (unit, member) in zip(memory, users[name], strict=True):
+                port = getattr(unit, member)
                 connect(m, port, served)
                 ports[unit].append((port, rows))
 
         # Commands and how they end.
-        for name, unit in (("load", load), ("matrix", matrix), ("vector", vector),
-                           ("store", store)):
+        for queue, unit in units.items():
+            name = queue.name.lower()
             connect(m, getattr(control, f"{name}_cmd"), unit.cmd)
             end = getattr(control, f"{name}_end")
             beyond, row = self._beyond(m, ports[unit], name, control.soft_reset)
             # A product is done in the cycle of its last row, which is judged one later.
             m.d["sync" if unit is matrix else "comb"] += end.done.eq(unit.done)
             if unit in (load, store):
-                m.d.comb += [end.error.eq(unit.error), end.address.eq(unit.error_mem)]
+                m.d.comb += end.address.eq(unit.error_mem)
+            if unit not in (matrix, vector):
+                m.d.comb += end.error.eq(unit.error)
             with m.If(beyond):
                 m.d.comb += [end.error.eq(Error.RANGE), end.address.eq(row)]
+            with m.If(lost.get(queue, C(0))):
+                m.d.comb += end.error.eq(Error.LINK)
 
         # Memory tiers and host.
         connect(m, flipped(self.bus), control.bus)
@@ -120,7 +178,9 @@ class Tile(wiring.Component):
             store.windows.eq(control.windows),
             load.abort.eq(control.abort),
             store.abort.eq(control.abort),
-            control.bus_busy.eq(load.busy | store.busy | self.bus_busy),
+            control.tile.eq(self.tile),
+            self.activity.eq(control.activity),
+            control.bus_busy.eq(load.busy | store.busy),
             vector.scalars.eq(control.scalars),
             vector.seed.eq(control.seed),
             vector.step.eq(control.step),
@@ -141,6 +201,36 @@ class Tile(wiring.Component):
             control.events.saturated.eq(vector.events.saturate),
         ]
         return m
+
+    def _links(self, m, control):
+        """The units of both link queues, whether a row or credit was lost on their links; the ends
+        of the links to both neighbours."""
+        config = self.config
+        send, receive = Send(config), Receive(config)
+        m.submodules.send    = ResetInserter(control.soft_reset)(send)
+        m.submodules.receive = ResetInserter(control.soft_reset)(receive)
+        lost = {Queue.LINK_IN: [], Queue.LINK_OUT: []}
+        for side in ("previous", "next"):
+            sender, receiver = LinkSender(config), LinkReceiver(config)
+            reset = Signal(name=f"{side}_reset")
+            m.d.comb += reset.eq(control.resetting | getattr(self, f"{side}_resetting"))
+            m.submodules[f"to_{side}"]   = ResetInserter(reset)(sender)
+            m.submodules[f"from_{side}"] = ResetInserter(reset)(receiver)
+            connect(m, getattr(send, side), sender.i)
+            connect(m, sender.port, flipped(getattr(self, f"to_{side}")))
+            connect(m, flipped(getattr(self, f"from_{side}")), receiver.port)
+            connect(m, receiver.o, getattr(receive, side))
+            lost[Queue.LINK_OUT].append(sender.error)
+            lost[Queue.LINK_IN].append(receiver.error)
+        m.d.comb += [
+            self.resetting.eq(control.resetting),
+            control.events.link_in_rows.eq(receive.row),
+            control.events.link_in_stall.eq(receive.stall),
+            control.events.link_out_rows.eq(send.row),
+            control.events.link_out_stall.eq(send.stall),
+        ]
+        return ({Queue.LINK_IN: receive, Queue.LINK_OUT: send},
+                {queue: Cat(errors).any() for queue, errors in lost.items()})
 
     def _beyond(self, m, ports, name, reset):
         """Whether a unit was granted a row beyond a memory in the last cycle, and which.

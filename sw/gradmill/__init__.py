@@ -23,11 +23,12 @@ _HOMES = {
     ".device": ("Device",),
     ".errors": ("BackendError", "DeviceError", "DeviceTimeout", "GradmillError", "ProgramError"),
     ".nn": ("MSE", "SGD", "CrossEntropy", "Linear", "ReLU", "Sequential"),
+    ".planning": ("plan",),
     ".program": ("Program", "Scalar", "disassemble"),
     ".trainer": ("History", "Trainer"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("ops",)
+_MODULES = ("codec", "ops", "timeline")
 
 __all__ = sorted({"open", *_HOME, *_MODULES} - {"open_device"})
 

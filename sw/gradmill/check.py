@@ -152,12 +152,19 @@ def _vector(f, n):
         yield "mask", 4, _span((rows, 1), (blocks, f["k_stride"]))
 
 
+def _link(f, n):
+    yield "tensor", 0, _span((_blocks(f["rows"], n) * n, 1), (f["blocks"], f["t_stride"]))
+    if f["masked"]:
+        yield "mask", 4, _span((f["rows"], 1), (f["blocks"], f["k_stride"]))
+
+
 _EXTENTS = {Opcode.LOAD: _transfer, Opcode.STORE: _transfer, Opcode.MATMUL: _matmul,
-            Opcode.VECTOR: _vector}
+            Opcode.VECTOR: _vector, Opcode.SEND: _link, Opcode.RECEIVE: _link}
 #: Fields that must not be zero.
 _COUNTS = {Opcode.LOAD: ("run", "count0", "count1", "count2"),
            Opcode.STORE: ("run", "count0", "count1", "count2"),
-           Opcode.MATMUL: ("m", "k", "c"), Opcode.VECTOR: ("rows", "blocks")}
+           Opcode.MATMUL: ("m", "k", "c"), Opcode.VECTOR: ("rows", "blocks"),
+           Opcode.SEND: ("rows", "blocks"), Opcode.RECEIVE: ("rows", "blocks")}
 
 
 def extents(opcode, fields, n):

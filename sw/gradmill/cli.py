@@ -47,9 +47,13 @@ _DEVICE = Annotated[Backend, typer.Option(help="`emulator`: exact NumPy models. 
                                                "RTL, simulated.")]
 
 
-def _configured(name, n):
+def _configured(name, n, tiles=None):
     config = get_config(name)
-    return config if n is None else config.replace(n=n, bus_bits=min(32 * n, 1024))
+    if n is not None and n != config.n:
+        config = config.replace(n=n, bus_bits=min(32 * n, 1024))
+    if tiles is not None and tiles != config.tiles:
+        config = config.replace(tiles=tiles)
+    return config
 
 
 @contextmanager
@@ -71,6 +75,13 @@ def train(
         "build/train"),
     n: Annotated[int | None, typer.Option(help="Rows and columns of the array instead of the "
                                                "configuration's.")] = None,
+    tiles: Annotated[int | None, typer.Option(help="Tiles of the chain instead of the "
+                                                   "configuration's.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Order of the tiles' work: sequential, 1f1b "
+                                                 "or zero-bubble; the result is the same.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, as in "
+                                               "96,48,88,40; by default enough for all tiles.")]
+        = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option()] = None,
@@ -79,6 +90,8 @@ def train(
     sub_minibatch: Annotated[int | None, typer.Option(
         "--sub-minibatch", "-M", help="Samples reduced beside the MACs (level 1).")] = None,
     level1: Annotated[str, typer.Option(help="Format of level 1: fp32 or bf16.")] = "fp32",
+    rounding: Annotated[str, typer.Option(help="Rounding of gradients to block floating point: "
+                                               "nearest or stochastic.")] = "nearest",
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -94,24 +107,25 @@ def train(
     is repeated on the emulator at the end and every weight and counter is compared by bits.
     """
     with _clear_errors():
-        sizes = _configured(config, n)
-        job = load_task(task, seed)
+        sizes = _configured(config, n, tiles)
+        job = load_task(task, seed, hidden and _numbers(hidden), tiles=sizes.tiles)
         chosen = {"epochs": epochs, "lr": lr, "momentum": momentum,
                   "virtual_minibatch": virtual_minibatch, "sub_minibatch": sub_minibatch}
         settings = job.settings | {k: v for k, v in chosen.items() if v is not None}
         settings["sub_minibatch"] = min(settings["sub_minibatch"], settings["virtual_minibatch"])
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
+        how = {"level1": level1, "rounding": rounding, "seed": seed, "schedule": schedule}
 
         started = time.perf_counter()
         with open_device(device.value, sizes, **options) as machine:
             ready = time.perf_counter()
-            trainer = _trainer(job, machine, settings, level1, seed, resume and out)
+            trainer = _trainer(job, machine, settings, how, resume and out)
             _fit(trainer, job, settings, out, resume, f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
             report = {
                 "task": task, "device": device.value, "config": asdict(sizes), "seed": seed,
-                "settings": settings, "epochs": trainer.epoch,
+                "settings": settings, "epochs": trainer.epoch, "pipeline": _pipeline(trainer),
                 "train_loss": trainer.history.train_loss,
                 "test_loss": trainer.history.validation[-1]["loss"],
                 "test_accuracy": trainer.history.validation[-1]["accuracy"],
@@ -123,7 +137,7 @@ def train(
                 "bit_exact_to_emulator": None,
             }
             if check and device is Backend.verilator and not resume:
-                report["bit_exact_to_emulator"] = _compare(trainer, job, settings, level1, seed)
+                report["bit_exact_to_emulator"] = _compare(trainer, job, settings, how)
         path = write_report(out, report)
         picture = plot_history(out, trainer.history, f"{task}, {device.value}, {sizes.name}")
         _summary(report, path, picture)
@@ -131,13 +145,27 @@ def train(
             raise typer.Exit(1)
 
 
-def _trainer(job, machine, settings, level1, seed, folder):
+def _trainer(job, machine, settings, how, folder):
     if folder:
-        return Trainer.load(folder / "checkpoint", machine)
+        return Trainer.load(folder / "checkpoint", machine, schedule=how["schedule"])
     return Trainer(job.model, machine, loss=CrossEntropy(),
                    optimizer=SGD(lr=settings["lr"], momentum=settings["momentum"]),
                    virtual_minibatch=settings["virtual_minibatch"],
-                   sub_minibatch=settings["sub_minibatch"], level1=level1, seed=seed)
+                   sub_minibatch=settings["sub_minibatch"], **how)
+
+
+def _pipeline(trainer):
+    """Which tile did what, and how busy it was."""
+    plan, device = trainer.plan, trainer.device
+    tiles = []
+    for tile, (first, last) in enumerate(plan.spans):
+        counters = device.counters(tile)
+        cycles = counters["cycles"]
+        tiles.append({
+            "stages": [first, last], "macs": counters["macs"], "cycles": cycles,
+            "utilisation": counters["macs"] / (device.config.n ** 2 * cycles) if cycles else None,
+            "sets": device.stash(tile)[1]})
+    return {"schedule": plan.schedule.name, "tiles": tiles}
 
 
 def _fit(trainer, job, settings, out, resume, title):
@@ -164,11 +192,11 @@ def _fit(trainer, job, settings, out, resume, title):
             trainer.fit(job.x, job.y, epochs=last, **rest)
 
 
-def _compare(trainer, job, settings, level1, seed):
+def _compare(trainer, job, settings, how):
     """Whether the emulator ends with the same bits."""
-    fresh = replace(job, model=Sequential(*job.model.layers, seed=seed))
+    fresh = replace(job, model=Sequential(*job.model.layers, seed=how["seed"]))
     with open_device("emulator", trainer.device.config) as machine:
-        reference = _trainer(fresh, machine, settings, level1, seed, None)
+        reference = _trainer(fresh, machine, settings, how, None)
         _fit(reference, job, settings, None, False, "the same on the emulator")
         different = differences(trainer, reference)
     for name in different:
@@ -212,6 +240,14 @@ def bench_gemm(
             table.add_row("x".join(map(str, entry.shape)), entry.variant, f"{entry.cycles}",
                           f"{entry.bound}", f"{entry.utilisation:.1%}")
         console.print(table)
+
+
+def _numbers(text):
+    """``96,48`` as integers."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"hidden={text!r}: write positive sizes, as in 96,48,88,40")
+    return tuple(map(int, parts))
 
 
 def _shape(text):

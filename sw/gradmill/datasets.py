@@ -1,6 +1,7 @@
 """Data sets that come with installed packages; nothing is downloaded."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Task:
     settings: dict
 
 
-def _digits(seed):
+def _digits(seed, hidden, tiles):
     """8 x 8 images of handwritten digits (UCI), 1437 to train and 360 to test."""
     try:
         from sklearn.datasets import load_digits
@@ -44,17 +45,39 @@ def _digits(seed):
     x = (x / 16).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(x))
     train, test = order[:1437], order[1437:]
-    model = Sequential(Linear(64, 128), ReLU(), Linear(128, 10), seed=seed)
     settings = {"lr": 0.1, "momentum": 0.9, "virtual_minibatch": 64, "sub_minibatch": 32,
                 "epochs": 12}
+    if tiles > 1:
+        settings["sub_minibatch"] = 8
+    model = _dense((64, *(hidden or _HIDDEN[tiles > 2]), 10), seed)
     return Task(x[train], y[train], x[test], y[test], model, settings)
+
+
+#: Widths of hidden layers for one or two tiles, and for more: about equal work for four.
+_HIDDEN = (128,), (96, 48, 88, 40)
+
+
+def _dense(widths, seed):
+    """``Linear`` layers with a ``ReLU`` between each two."""
+    layers = []
+    for inputs, outputs in pairwise(widths):
+        layers += [Linear(inputs, outputs), ReLU()]
+    return Sequential(*layers[:-1], seed=seed)
 
 
 TASKS = {"digits": _digits}
 
 
-def load_task(name, seed=0):
-    """The :class:`Task` called ``name``; ``seed`` is the key of the initial weights."""
+def load_task(name, seed=0, hidden=None, *, tiles=1):
+    """The :class:`Task` called ``name``.
+
+    Parameters
+    ----------
+    seed : int
+        Key of the initial weights.
+    hidden : sequence of int
+        Widths of the hidden layers; by default enough layers for ``tiles``.
+    """
     if name not in TASKS:
         raise ValueError(f"there is no task {name!r}: choose one of {', '.join(TASKS)}")
-    return TASKS[name](seed)
+    return TASKS[name](seed, hidden, tiles)

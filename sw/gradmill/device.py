@@ -13,7 +13,7 @@ from gradmill_hw.regs import (
     REGS,
     SCALARS,
     SEQUENCER,
-    TILE_QUEUES,
+    TILE_BYTES,
     VERSION,
     Error,
     Tier,
@@ -61,6 +61,8 @@ class Device(ABC):
         #: Room in near memory; programs and their data live in pieces of it.
         self.heap = Heap("near", near_bytes)
         self._resident = None
+        #: Called with the program addresses of each run, before it starts, if set.
+        self.on_run = None
 
     # what a backend provides ------------------------------------------------------------------
 
@@ -90,29 +92,34 @@ class Device(ABC):
 
     # registers --------------------------------------------------------------------------------
 
-    def read_register(self, name):
-        """Fields of a register by name, as ``{field: value}``."""
+    @property
+    def tiles(self):
+        """Numbers of the tiles."""
+        return range(self.config.tiles)
+
+    def read_register(self, name, tile=0):
+        """Fields of a register of a tile by name, as ``{field: value}``."""
         register = REGS[name]
-        return register.unpack(self._read_word(register.offset))
+        return register.unpack(self._read_word(tile * TILE_BYTES + register.offset))
 
-    def write_register(self, name, **fields):
-        """Write a register; fields that are not named are written as 0."""
+    def write_register(self, name, tile=0, **fields):
+        """Write a register of a tile; fields that are not named are written as 0."""
         register = REGS[name]
-        self._write_word(register.offset, register.pack(**fields))
+        self._write_word(tile * TILE_BYTES + register.offset, register.pack(**fields))
 
-    def read_pair(self, name):
-        """Value of the registers ``<name>_lo`` and ``<name>_hi``."""
-        low = self.read_register(f"{name}_lo")["value"]
-        return low | self.read_register(f"{name}_hi")["value"] << 32
+    def read_pair(self, name, tile=0):
+        """Value of the registers ``<name>_lo`` and ``<name>_hi`` of a tile."""
+        low = self.read_register(f"{name}_lo", tile)["value"]
+        return low | self.read_register(f"{name}_hi", tile)["value"] << 32
 
-    def write_pair(self, name, value):
-        """Write the registers ``<name>_lo`` and ``<name>_hi``."""
-        self.write_register(f"{name}_lo", value=value & 0xffff_ffff)
-        self.write_register(f"{name}_hi", value=value >> 32)
+    def write_pair(self, name, value, tile=0):
+        """Write the registers ``<name>_lo`` and ``<name>_hi`` of a tile."""
+        self.write_register(f"{name}_lo", tile, value=value & 0xffff_ffff)
+        self.write_register(f"{name}_hi", tile, value=value >> 32)
 
     def _refused(self, what, offset):
         """The exception for a register access that was answered with an error."""
-        names = [register.name for register in REGS if register.offset == offset]
+        names = [register.name for register in REGS if register.offset == offset % TILE_BYTES]
         return BackendError(f"the device refuses to {what} {names[0] if names else 'a register'} "
                             f"at {offset:#x}; while it is busy or its windows are locked, some "
                             "registers are frozen")
@@ -172,20 +179,24 @@ class Device(ABC):
             if found != expected:
                 raise BackendError(f"the hardware is not of configuration {self.config.name!r}: "
                                    f"{name} reads {found}, not {expected}")
-        for tier, size in self._sizes.items():
-            window = f"{tier.name.lower()}_window0"
-            self.write_pair(f"{window}_base", 0)
-            self.write_pair(f"{window}_limit", size)
-            self.write_register(f"{window}_control", read=1, write=1)
-        self.write_register("seed", value=self.seed)
-        self.write_register("watchdog", value=self.watchdog)
-        self.write_register("irq_enable", done=1, error=1)
+        for tile in self.tiles:
+            for tier, size in self._sizes.items():
+                window = f"{tier.name.lower()}_window0"
+                self.write_pair(f"{window}_base", 0, tile)
+                self.write_pair(f"{window}_limit", size, tile)
+                self.write_register(f"{window}_control", tile, read=1, write=1)
+            self.write_register("seed", tile, value=self.seed)
+            self.write_register("watchdog", tile, value=self.watchdog)
+            self.write_register("irq_enable", tile, done=1, error=1)
 
-    def run(self, program_address, arguments=(), scalars=(), *, step=None, timeout_cycles=10**9):
-        """Run the program at ``program_address`` of near memory to its end.
+    def run(self, programs, arguments=(), scalars=(), *, step=None, timeout_cycles=10**9):
+        """Run one program on each tile to its end.
 
         Parameters
         ----------
+        programs : int or sequence of int
+            Address in near memory of the program of tile 0, or of each tile from 0 up; the tiles
+            behind stay idle.
         arguments : sequence of int
             Argument registers from 0 up.
         scalars : sequence of float
@@ -205,39 +216,68 @@ class Device(ABC):
         if len(arguments) > ARGUMENTS or len(scalars) > SCALARS:
             raise ValueError(f"{len(arguments)} arguments and {len(scalars)} scalars: there are "
                              f"{ARGUMENTS} and {SCALARS} registers")
-        if program_address % INSTRUCTION_BYTES:
-            raise ValueError(f"a program starts at a multiple of {INSTRUCTION_BYTES}, not at "
-                             f"{program_address:#x}")
-        for k, value in enumerate(arguments):
-            self.write_pair(f"argument{k}", value)
-        for k, bits in enumerate(np.array(scalars, np.float32).view(np.uint32)):
-            self.write_register(f"scalar{k}", value=bits)
-        if step is not None:
-            self.write_register("step", value=step)
-        self.write_pair("program", program_address)
-        self.write_register("irq_status", done=1, error=1)
-        self.write_register("status", done=1)
-        self.write_register("ctrl", start=1)
-        if not self._wait(timeout_cycles):
-            text = f"the program at {program_address:#x} has not ended in {timeout_cycles} cycles"
-            raise DeviceTimeout("\n  ".join([text, *self._waiting()]))
-        if self.read_register("irq_status")["error"]:
-            raise self._error()
+        programs = [programs] if isinstance(programs, int | np.integer) else list(programs)
+        if not 1 <= len(programs) <= len(self.tiles):
+            raise ValueError(f"{len(programs)} programs: the device has {len(self.tiles)} tiles")
+        for program in programs:
+            if program % INSTRUCTION_BYTES:
+                raise ValueError(f"a program starts at a multiple of {INSTRUCTION_BYTES}, not at "
+                                 f"{program:#x}")
+        if self.on_run is not None:
+            self.on_run(programs)
+        scalars = np.array(scalars, np.float32).view(np.uint32)
+        for tile, program in enumerate(programs):
+            for k, value in enumerate(arguments):
+                self.write_pair(f"argument{k}", value, tile)
+            for k, bits in enumerate(scalars):
+                self.write_register(f"scalar{k}", tile, value=bits)
+            if step is not None:
+                self.write_register("step", tile, value=step)
+            self.write_pair("program", program, tile)
+            self.write_register("irq_status", tile, done=1, error=1)
+            self.write_register("status", tile, done=1)
+        for tile in range(len(programs)):
+            self.write_register("ctrl", tile, start=1)
+        self._finish(set(range(len(programs))), timeout_cycles)
 
-    def _error(self):
-        """The exception for the error that the registers describe."""
-        fields = self.read_register("error")
+    def _finish(self, running, timeout_cycles):
+        """Wait until every tile of ``running`` has ended its program."""
+        while running:
+            if not self._wait(timeout_cycles):
+                tile = min(running)
+                text = f"tile {tile} has not ended its program in {timeout_cycles} cycles"
+                raise DeviceTimeout("\n  ".join([text, *self._waiting(tile)]))
+            events = {tile: self.read_register("irq_status", tile) for tile in sorted(running)}
+            failed = [tile for tile in sorted(running) if events[tile]["error"]]
+            if failed:
+                raise self._error(self._culprit(failed))
+            for tile, event in events.items():
+                if event["done"]:
+                    running.discard(tile)
+                    if running:
+                        self.write_register("irq_status", tile, done=1)
+
+    def _culprit(self, failed):
+        """Of the tiles that failed, the first one that did not just wait for another."""
+        codes = {tile: self.read_register("error", tile)["code"] for tile in failed}
+        return min(failed, key=lambda tile: (codes[tile] == Error.WATCHDOG, tile))
+
+    def _error(self, tile):
+        """The exception for the error that the registers of a tile describe."""
+        fields = self.read_register("error", tile)
         error = Error(fields["code"]).name
         queue = None if fields["queue"] == SEQUENCER else Queue(fields["queue"])
-        pc, address = self.read_pair("error_pc"), self.read_pair("error_address")
+        pc, address = self.read_pair("error_pc", tile), self.read_pair("error_address", tile)
         if fields["code"] == Error.WATCHDOG:
-            pc, queue = min(self._blocked(), default=(pc, queue))
+            pc, queue = min(self._blocked(tile), default=(pc, queue))
         instruction = self._instruction(pc)
         where = "sequencer" if queue is None else f"{queue.name.lower()} queue"
+        if len(self.tiles) > 1:
+            where += f" of tile {tile}"
         place = f", address {address:#x}" if address else ""
         text = f"{error} in the {where}{place}: {instruction}"
-        text = "\n  ".join([text, *self._waiting()])
-        return DeviceError(text, error=error, queue=queue, instruction=instruction,
+        text = "\n  ".join([text, *self._waiting(tile)])
+        return DeviceError(text, error=error, tile=tile, queue=queue, instruction=instruction,
                            address=address)
 
     def _instruction(self, pc):
@@ -245,19 +285,21 @@ class Device(ABC):
             return f"{pc:#010x}  (outside near memory)"
         return disassemble(self._read_bytes(Tier.NEAR, pc, INSTRUCTION_BYTES).tobytes(), pc)
 
-    def _blocked(self):
-        """Program counter and queue of each instruction that waits for semaphores."""
-        for queue in TILE_QUEUES:
+    def _blocked(self, tile):
+        """Program counter and queue of each instruction that waits for semaphores, or for a
+        neighbour."""
+        for queue in self.config.queues:
             name = f"waiting_{queue.name.lower()}"
-            state = self.read_register(name)
-            if state["valid"] and not state["started"] and state["missing"]:
-                yield self.read_pair(f"{name}_pc"), queue
+            state = self.read_register(name, tile)
+            linked = state["started"] and queue in (Queue.LINK_IN, Queue.LINK_OUT)
+            if state["valid"] and (linked or (not state["started"] and state["missing"])):
+                yield self.read_pair(f"{name}_pc", tile), queue
 
-    def _waiting(self):
-        """One line for each queue that has an unfinished instruction."""
-        for queue in TILE_QUEUES:
+    def _waiting(self, tile):
+        """One line for each queue of a tile that has an unfinished instruction."""
+        for queue in self.config.queues:
             name = queue.name.lower()
-            state = self.read_register(f"waiting_{name}")
+            state = self.read_register(f"waiting_{name}", tile)
             if not state["valid"]:
                 continue
             if state["started"]:
@@ -266,33 +308,53 @@ class Device(ABC):
                 what = f"waits for {token_names(state['missing'])} before"
             else:
                 what = "is about to execute"
-            yield f"{name} queue {what} {self._instruction(self.read_pair(f'waiting_{name}_pc'))}"
+            pc = self.read_pair(f"waiting_{name}_pc", tile)
+            yield f"{name} queue {what} {self._instruction(pc)}"
 
-    def counters(self):
-        """Counters by name, see :data:`gradmill_hw.regs.COUNTERS`.
+    def counters(self, tile=None):
+        """Counters by name, see :data:`gradmill_hw.regs.COUNTERS`: of one tile, or summed over all
+        (``cycles``: of the tile that ran longest).
 
         Those with ``timing`` set are 0 on the emulator, which has no clock.
         """
-        return {c.name: self.read_pair(f"counter_{c.name}") for c in COUNTERS}
+        if tile is not None:
+            return {c.name: self.read_pair(f"counter_{c.name}", tile) for c in COUNTERS}
+        each = [self.counters(tile) for tile in self.tiles]
+        total = {name: sum(counters[name] for counters in each) for name in each[0]}
+        return {**total, "cycles": max(counters["cycles"] for counters in each)}
+
+    def stash(self, tile=0):
+        """Sets of activations that a tile keeps for backward: ``(now, most)``."""
+        fields = self.read_register("stash", tile)
+        return fields["sets"], fields["highest"]
 
     def clear_counters(self):
         """Set the counters of the device and of the host link to zero."""
-        self.write_register("ctrl", clear_counters=1)
+        for tile in self.tiles:
+            self.write_register("ctrl", tile, clear_counters=1)
         self._host.clear()
 
     def flags(self, *, clear=True):
-        """Names of the sticky flags that are set, see register ``flags``; clears them."""
-        found = {name for name, value in self.read_register("flags").items() if value}
-        if clear:
-            self.write_register("flags", **dict.fromkeys(found, 1))
-        return found
+        """Names of the sticky flags that a tile has set, see register ``flags``; clears them."""
+        names = set()
+        for tile in self.tiles:
+            found = {name for name, value in self.read_register("flags", tile).items() if value}
+            if clear:
+                self.write_register("flags", tile, **dict.fromkeys(found, 1))
+            names |= found
+        return names
 
     def reset(self, *, timeout_cycles=10**6):
         """Soft reset: stop, drain the bus, return to the initial state. Memories keep."""
-        self.write_register("ctrl", soft_reset=1)
+        for tile in self.tiles:
+            self.write_register("ctrl", tile, soft_reset=1)
+        waiting = set(self.tiles)
         for _ in range(timeout_cycles // 10):
-            status = self.read_register("status")
-            if not (status["resetting"] or status["busy"] or status["error"]):
+            for tile in sorted(waiting):
+                status = self.read_register("status", tile)
+                if not (status["resetting"] or status["busy"] or status["error"]):
+                    waiting.discard(tile)
+            if not waiting:
                 return
         raise DeviceTimeout(f"the soft reset is not finished after {timeout_cycles} cycles")
 

@@ -30,12 +30,13 @@ class DeviceTimeout(GradmillError):
 class DeviceError(GradmillError):
     """The device stopped with an error.
 
-    ``error`` is its name, ``queue`` the :class:`~gradmill_hw.isa.Queue` it happened in (``None``
-    for the sequencer), ``instruction`` the disassembled instruction and ``address`` the program
-    counter, row or byte address that the device recorded.
+    ``error`` is its name, ``tile`` the number of the tile, ``queue`` the
+    :class:`~gradmill_hw.isa.Queue` it happened in (``None`` for the sequencer), ``instruction`` the
+    disassembled instruction and ``address`` the program counter, row or byte address that the
+    device recorded.
     """
 
-    def __init__(self, message, *, error, queue=None, instruction="", address=0):
-        self.error, self.queue = error, queue
+    def __init__(self, message, *, error, tile=0, queue=None, instruction="", address=0):
+        self.error, self.tile, self.queue = error, tile, queue
         self.instruction, self.address = instruction, address
         super().__init__(message)

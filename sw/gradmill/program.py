@@ -9,18 +9,19 @@ from gradmill_hw.config import get_config
 from gradmill_hw.isa import (
     BASES,
     CHANNELS,
-    INSTRUCTION_BYTES,
     INSTRUCTIONS,
+    INSTRUCTION_BYTES,
     LOOPS,
     EncodingError,
     Opcode,
     Queue,
     decode,
     encode,
+    legal_tokens,
     token,
 )
 from gradmill_hw.regs import ARGUMENTS, SCALARS
-from gradmill_hw.sequencer_model import legal_tokens
+
 
 from .errors import ProgramError
 
@@ -49,7 +50,7 @@ class Line(NamedTuple):
     fields: dict
 
 
-def _tokens(queue, pairs):
+def _tokens(queue, pairs, queues):
     """Semaphore mask of ``[(Queue.X, channel), ...]``; a bare queue means channel 0."""
     mask = pairs if isinstance(pairs, int) else 0
     for pair in () if isinstance(pairs, int) else pairs:
@@ -58,13 +59,13 @@ def _tokens(queue, pairs):
         if mask & bit:
             raise EncodingError(f"{token_names(bit)} is named twice")
         mask |= bit
-    refused = mask & ~legal_tokens(queue)
+    refused = mask & ~legal_tokens(queue, queues)
     if refused and queue is None:
         raise EncodingError("the sequencer's own instructions have no semaphores")
     if refused:
         raise EncodingError(f"the {queue.name.lower()} queue has no semaphore "
                             f"{token_names(refused)}: choose among "
-                            f"{token_names(legal_tokens(queue))}")
+                            f"{token_names(legal_tokens(queue, queues))}")
     return mask
 
 
@@ -119,11 +120,15 @@ class Program:
     def emit(self, opcode, *, wait=(), post=(), **fields):
         """Append any instruction and return its number."""
         index = len(self.lines)
+        if opcode.queue is not None and opcode.queue not in self.config.queues:
+            raise ProgramError(f"a machine of one tile has no {opcode.name}: use a Config with "
+                               "tiles=2 or more", index)
         if self.lines and self.lines[-1].opcode is Opcode.HALT:
             raise ProgramError("nothing can follow the halt", index)
         try:
             fields = {**_DEFAULTS.get(opcode, {}), **fields,
-                      "wait": _tokens(opcode.queue, wait), "post": _tokens(opcode.queue, post)}
+                      "wait": _tokens(opcode.queue, wait, self.config.queues),
+                      "post": _tokens(opcode.queue, post, self.config.queues)}
             for name in ("scalar0", "scalar1"):
                 if name in fields:
                     fields.update(_scalar(name, fields[name]))
@@ -168,6 +173,14 @@ class Program:
     def vector(self, **fields):
         """Row operations."""
         return self.emit(Opcode.VECTOR, **fields)
+
+    def receive(self, **fields):
+        """Rows from a neighbour."""
+        return self.emit(Opcode.RECEIVE, **fields)
+
+    def send(self, **fields):
+        """Rows to a neighbour."""
+        return self.emit(Opcode.SEND, **fields)
 
     def base(self, register, *, step=0, **fields):
         """Set base register ``register``: it starts at ``mem`` plus ``argument`` and advances by

@@ -10,17 +10,20 @@ from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .data import check_inputs, check_targets, epoch_order, one_hot, positive
-from .lowering.buffers import Buffers
-from .lowering.emitter import LEARNING_RATE, MOMENTUM
 from .lowering.layout import Region, blocks, pack_rows, unpack_rows
-from .lowering.programs import Batch, predict_program, startup_program, train_program
+from .lowering.optimizer import LEARNING_RATE, MOMENTUM
+from .lowering.pipeline import RANDOM_STEP, Lowering
 from .nn import MSE, SGD, CrossEntropy, Sequential
+from .planning import plan
 
 
 __all__ = ["History", "Trainer"]
 
 _LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
 _LEVEL1 = ("fp32", "bf16")
+_ROUNDING = ("nearest", "stochastic")
+#: Most virtual minibatches that one start of the device trains.
+_AT_ONCE = 16
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Trainer:
     """Trains a :class:`Sequential` on a device.
 
     Weights, momentum, gradients and their two-level reduction live on the device; the host writes
-    samples into near memory and starts one program for each virtual minibatch.
+    samples into near memory and starts a program for up to 16 virtual minibatches.
 
     Parameters
     ----------
@@ -64,12 +67,20 @@ class Trainer:
         shorter.
     level1 : str
         Format of level 1 of the weight gradients, ``"fp32"`` or ``"bf16"``.
+    rounding : str
+        How gradients are rounded to block floating point, ``"nearest"`` or ``"stochastic"``
+        (random bits keyed by seed, step, layer and sub-minibatch: the same in every schedule).
+    tiles : int
+        Tiles that the network is spread over; by default all of the device, at most one for each
+        ``Linear``.
+    schedule : str
+        Order in which the tiles work, see :func:`gradmill.plan`; the weights do not depend on it.
     seed : int
         Key of the order in which samples are visited.
     """
 
     def __init__(self, model, device, *, loss=None, optimizer, virtual_minibatch, sub_minibatch,
-                 level1="fp32", seed=0):
+                 level1="fp32", rounding="nearest", tiles=None, schedule=None, seed=0):
         self.loss = CrossEntropy() if loss is None else loss
         if type(self.loss).__name__ not in _LOSSES:
             raise ValueError(f"loss={loss!r}; use CrossEntropy() or MSE()")
@@ -79,19 +90,26 @@ class Trainer:
             raise ValueError("model must be a Sequential whose last layer is a Linear")
         if level1 not in _LEVEL1:
             raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
+        if rounding not in _ROUNDING:
+            raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
         self.virtual_minibatch = positive("virtual_minibatch", virtual_minibatch)
         self.sub_minibatch = positive("sub_minibatch", sub_minibatch)
         if self.sub_minibatch > self.virtual_minibatch:
             raise ValueError(f"sub_minibatch={sub_minibatch} is larger than virtual_minibatch="
                              f"{virtual_minibatch}; use 1 <= sub_minibatch <= virtual_minibatch")
         self.model, self.device, self.optimizer = model, device, optimizer
-        self.level1, self.seed = level1, seed
+        self.level1, self.rounding, self.seed = level1, rounding, seed
         self.epoch = self.step = 0
         self.history = History()
         self._target = 0         # epoch at which the current fit ends
         self._losses = []        # (samples, loss) of the current epoch
-        self._programs = {}      # (kind, samples) -> address
-        self._buffers = Buffers(device.config, model.stages, self.sub_minibatch)
+        self._programs = {}      # (kind, samples, count) -> address of each tile's program
+        self.plan = plan(model, device.config, virtual_minibatch=self.virtual_minibatch,
+                         sub_minibatch=self.sub_minibatch, tiles=tiles, schedule=schedule,
+                         loss=self.loss, optimizer=optimizer)
+        self._lowering = Lowering(
+            device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
+            self.loss, optimizer, narrow=level1 == "bf16", stochastic=rounding == "stochastic")
         self._place_parameters()
         self._upload()
 
@@ -107,12 +125,13 @@ class Trainer:
             kinds = ("", "_momentum") if self.optimizer.momentum else ("",)
             self._regions[s] = {name + kind: self._region(f"{name}{kind} {s}", *shape)
                                 for name, shape in shapes.items() for kind in kinds}
-        self._result = self._region("loss", 1, self.device.config.n)
+        self._losses_at = self._region("losses", 1, self.device.config.n, _AT_ONCE)
 
-    def _region(self, owner, rows, cols):
+    def _region(self, owner, rows, cols, copies=1):
         config = self.device.config
         nbytes = blocks(cols, config.n) * config.run_bytes("fp32", rows)
-        return Region(self.device.heap.allocate(nbytes, owner), Kind.FP32, rows, cols, config)
+        return Region(self.device.heap.allocate(copies * nbytes, owner), Kind.FP32, rows, cols,
+                      config)
 
     def _write_region(self, region, values, cls):
         packed = pack_rows(np.ascontiguousarray(values, np.float32)
@@ -150,40 +169,26 @@ class Trainer:
 
     # running --------------------------------------------------------------------------------
 
-    def _run(self, kind, samples, *arguments):
-        """Run the program for ``samples`` samples, compiled at its first use."""
+    def _run(self, key, compile_programs, *arguments, step=None):
+        """Run the programs called ``key``, which are compiled at their first use."""
         if not self.device.claim(self):
-            self._start("startup", 0, ())
-        self._start(kind, samples, arguments)
+            self._start(("startup",), lambda: self._lowering.startup(self._regions), (), None)
+        self._start(key, compile_programs, arguments, step)
 
-    def _start(self, kind, samples, arguments):
-        if (kind, samples) not in self._programs:
-            code = self._compile(kind, samples).assemble()
-            address = self.device.heap.allocate(len(code), f"{kind} program")
-            self.device.write_memory(Tier.NEAR, address, np.frombuffer(code, np.uint8),
-                                     cls=Class.COMMAND)
-            self._programs[kind, samples] = address
+    def _start(self, key, compile_programs, arguments, step):
+        if key not in self._programs:
+            self._programs[key] = [self._place(program.assemble(), f"{key[0]} program of tile {t}")
+                                   for t, program in enumerate(compile_programs())]
         scalars = [0.0, 0.0]
         scalars[LEARNING_RATE.register] = -self.optimizer.lr
         scalars[MOMENTUM.register] = self.optimizer.momentum
-        self.device.run(self._programs[kind, samples], arguments=arguments, scalars=scalars)
+        self.device.run(self._programs[key], arguments=arguments, scalars=scalars, step=step)
 
-    def _compile(self, kind, samples):
-        if kind == "startup":
-            return startup_program(self._buffers, self._regions)
-        batch = self._batch(kind, samples)
-        if kind == "predict":
-            return predict_program(self._buffers, batch)
-        return train_program(self._buffers, self._regions, self._result, batch, self.loss,
-                             self.optimizer, narrow=self.level1 == "bf16")
-
-    def _batch(self, kind, samples):
-        config, sub = self.device.config, self.sub_minibatch
-        bits = kind == "train" and not isinstance(self.loss, MSE)
-        data, labels = (
-            blocks(cols, config.n) * config.run_bytes(row, sub) for row, cols in
-            (("fp32", self.model.inputs), ("mask" if bits else "fp32", self.model.outputs)))
-        return Batch(samples, sub, data, labels)
+    def _place(self, code, owner):
+        address = self.device.heap.allocate(len(code), owner)
+        self.device.write_memory(Tier.NEAR, address, np.frombuffer(code, np.uint8),
+                                 cls=Class.COMMAND)
+        return address
 
     def _pack(self, values):
         """``(batches, samples, cols)`` to bytes ``(batches, nbytes)``: whole sub-minibatches,
@@ -240,7 +245,7 @@ class Trainer:
         every = batches if checkpoint_every is None else positive("checkpoint_every",
                                                                   checkpoint_every)
         while self.epoch < self._target:
-            for batch, loss in self._train_epoch(x, y, shuffle, self.step):
+            for batch, loss in self._train_epoch(x, y, shuffle, self.step, every):
                 self._losses.append(loss)
                 self.step = batch + 1
                 if on_step is not None:
@@ -264,23 +269,27 @@ class Trainer:
             self.history.validation.append(self.evaluate(*validation_data))
         self.epoch, self.step, self._losses = self.epoch + 1, 0, []
 
-    def _train_epoch(self, x, y, shuffle, first):
+    def _train_epoch(self, x, y, shuffle, first, every):
         """Yield ``(batch number, (samples, mean loss))`` from batch ``first`` on."""
         size = self.virtual_minibatch
         order = epoch_order(self.seed, self.epoch, len(x), shuffle=shuffle)
         whole = len(x) // size
-        for start, stop in self._uploads(first, whole):
+        for start, stop in self._starts(first, whole, every):
             yield from self._train_batches(x, y, order[start * size:stop * size], size, start)
         if whole * size < len(x) and first <= whole:
             rest = order[whole * size:]
             yield from self._train_batches(x, y, rest, len(rest), whole)
 
-    def _uploads(self, first, whole):
-        """Ranges of whole virtual minibatches that fit in near memory together."""
-        batch = self._batch("train", self.virtual_minibatch)
+    def _starts(self, first, whole, every):
+        """Ranges of whole virtual minibatches that are trained at once: they fit in near memory,
+        and checkpoints fall between them."""
+        batch = self._lowering.batch("train", self.virtual_minibatch)
         each = len(batch.rows) * (batch.data_bytes + batch.label_bytes)
-        fit = max(1, self.device.heap.largest // 2 // each)
-        return [(start, min(start + fit, whole)) for start in range(first, whole, fit)]
+        fit = max(1, min(_AT_ONCE, self.device.heap.largest // 2 // each))
+        while first < whole:
+            stop = min(first + fit, whole, (first // every + 1) * every)
+            yield first, stop
+            first = stop
 
     def _train_batches(self, x, y, order, size, first):
         data = self._pack(x[order].reshape(-1, size, x.shape[1]))
@@ -290,20 +299,21 @@ class Trainer:
                 self.device.heap.scratch(labels.nbytes, "labels") as labels_at:
             self.device.write_memory(Tier.NEAR, data_at, data, cls=Class.DATA)
             self.device.write_memory(Tier.NEAR, labels_at, labels, cls=Class.MASK)
-            for i in range(len(data)):
-                self._run("train", size, data_at + i * data.shape[1],
-                          labels_at + i * labels.shape[1])
-                yield first + i, (size, self._read_loss())
-
-    def _read_loss(self):
-        return float(self.device.read_memory(Tier.NEAR, self._result.address, (), np.float32))
+            count, strides, result = len(data), (data.shape[1], labels.shape[1]), self._losses_at
+            number = self.epoch * -(-len(x) // self.virtual_minibatch) + first
+            self._run(("train", size, count), lambda: self._lowering.train(
+                size, count, strides, self._regions, result), data_at, labels_at, result.address,
+                number % (1 << 16) * RANDOM_STEP, step=number >> 16)
+            losses = self.device.read_memory(Tier.NEAR, result.address, (count, result.stride // 4),
+                                             np.float32)[:, 0]
+        yield from ((first + i, (size, float(loss))) for i, loss in enumerate(losses))
 
     # inference ------------------------------------------------------------------------------
 
     def predict(self, x):
         """Outputs of the network, ``(samples, outputs)`` float32."""
         x = check_inputs(x, self.model.inputs)
-        batch = self._batch("predict", self.sub_minibatch)
+        batch = self._lowering.batch("predict", self.sub_minibatch)
         room = self.device.heap.largest // 2 // (batch.data_bytes + batch.label_bytes)
         most = max(1, room) * self.sub_minibatch
         return np.concatenate([self._predict(x[start:start + most])
@@ -311,13 +321,14 @@ class Trainer:
 
     def _predict(self, x):
         config, sub, outputs = self.device.config, self.sub_minibatch, self.model.outputs
-        data, batch = self._pack(x[None]), self._batch("predict", len(x))
+        data, batch = self._pack(x[None]), self._lowering.batch("predict", len(x))
         rows = batch.rows
         sizes = [blocks(outputs, config.n) * config.run_bytes("fp32", m) for m in rows]
         with self.device.heap.scratch(data.nbytes, "samples") as data_at, \
                 self.device.heap.scratch(sum(sizes), "outputs") as outputs_at:
             self.device.write_memory(Tier.NEAR, data_at, data, cls=Class.DATA)
-            self._run("predict", len(x), data_at, outputs_at)
+            self._run(("predict", len(x)), lambda: self._lowering.predict(len(x)), data_at,
+                      outputs_at)
             raw = self.device.read_memory(Tier.NEAR, outputs_at, sum(sizes))
         parts, whole = [], len(x) // sub
         if whole:
@@ -352,7 +363,8 @@ class Trainer:
             "numbers": self._numbers(self.device), "model": self.model.describe(),
             "loss": type(self.loss).__name__,
             "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
-            "sub_minibatch": self.sub_minibatch, "level1": self.level1, "seed": self.seed,
+            "sub_minibatch": self.sub_minibatch, "level1": self.level1, "rounding": self.rounding,
+            "seed": self.seed,
             "epoch": self.epoch, "step": self.step, "target": self._target,
             "losses": self._losses, "history": asdict(self.history)})
 
@@ -362,9 +374,9 @@ class Trainer:
         return {"n": device.config.n, "mantissa_bits": device.config.mantissa_bits}
 
     @classmethod
-    def load(cls, path, device):
+    def load(cls, path, device, *, tiles=None, schedule=None):
         """The trainer that :meth:`save` wrote, on any device with the same ``n`` and
-        ``mantissa_bits``."""
+        ``mantissa_bits``; tiles and schedule are chosen anew."""
         arrays, state = read_checkpoint(path)
         if state["numbers"] != cls._numbers(device):
             raise CheckpointError(f"{path} was trained with {state['numbers']}, this device has "
@@ -376,6 +388,7 @@ class Trainer:
                       optimizer=SGD(**state["optimizer"]),
                       virtual_minibatch=state["virtual_minibatch"],
                       sub_minibatch=state["sub_minibatch"], level1=state["level1"],
+                      rounding=state["rounding"], tiles=tiles, schedule=schedule,
                       seed=state["seed"])
         if trainer.optimizer.momentum:
             trainer._upload({k.removeprefix("momentum."): v for k, v in arrays.items()

@@ -6,8 +6,8 @@ from amaranth.hdl import Assert, Cover
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from gradmill_hw.control.semaphores import TOKENS, Semaphores, partners
-from gradmill_hw.isa import CHANNELS
-from gradmill_hw.regs import TILE_QUEUES
+from gradmill_hw.isa import CHANNELS, TILE_QUEUES
+
 from tests.formal.prove import ProofFailed, prove
 
 

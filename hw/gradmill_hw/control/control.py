@@ -2,17 +2,18 @@
 
 from amaranth import *
 from amaranth.lib import data, enum, stream, wiring
-from amaranth.lib.wiring import In, Out, Signature, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ..isa_layout import command_layout
 from ..memory.axi import AxiLite
 from ..memory.axi_reader import ReadClient
 from ..memory.load import Traffic
 from ..memory.window import windows_layout
-from ..regs import REGS, SCALARS, SEQUENCER, TILE_QUEUES, WINDOWS, Error, Tier
+from ..regs import REGS, SCALARS, SEQUENCER, WINDOWS, Error, Tier
 from .counters import Counters
 from .csr import ADDRESS_BITS, RegisterBank
 from .fetch import Fetch
+from .ports import Activity, End, UnitEvents
 from .queue import CommandQueue
 from .semaphores import Semaphores
 from .sequencer import Sequencer
@@ -20,36 +21,7 @@ from .store import QUEUE_OPCODES, CommandStore
 from .watchdog import Watchdog
 
 
-__all__ = ["ControlPath", "End", "UnitEvents"]
-
-
-class End(Signature):
-    """How a unit ends its commands, seen from the unit.
-
-    Members
-    -------
-    done : Out(1)
-        The oldest command has completed, for one cycle.
-    error : Out(Error)
-        Not ``NONE``: the oldest command has failed, with or without ``done``.
-    address : Out(40)
-        Memory address or on-chip row that an error is about.
-    """
-
-    def __init__(self):
-        super().__init__({"done": Out(1), "error": Out(Error), "address": Out(40)})
-
-
-class UnitEvents(data.Struct):
-    """What the units tell: counters, by the names of :mod:`~gradmill_hw.regs`, and flags."""
-    array_rows:           1
-    matrix_stall:         1
-    matrix_stall_weights: 1
-    vector_rows:          1
-    vector_stall:         1
-    matrix_nonfinite:     1
-    vector_nonfinite:     1
-    saturated:            1
+__all__ = ["ControlPath"]
 
 
 class State(enum.Enum):
@@ -81,10 +53,14 @@ class ControlPath(wiring.Component):
         Host.
     irq : Out(1)
         An enabled event is pending.
-    load_cmd, matrix_cmd, vector_cmd, store_cmd : Out(stream.Signature(command_layout(opcode)))
-        Commands, in order, each with its semaphores taken.
-    load_end, matrix_end, vector_end, store_end : In(End())
+    tile : In(8)
+        Number of this tile in the chain.
+    <queue>_cmd : Out(stream.Signature(command_layout(opcode)))
+        Commands of each queue, in order, each with its semaphores taken.
+    <queue>_end : In(End())
         Their completions, in order.
+    activity : Out(Activity(config))
+        What begins and ends in this cycle.
     fetch : Out(ReadClient(config))
         Near memory.
     windows : Out(windows_layout(config))
@@ -103,6 +79,8 @@ class ControlPath(wiring.Component):
         Units: end what the bus has accepted, forget the rest; one cycle.
     bus_busy : In(1)
         A unit still has to do with the bus. Looked at from four cycles after ``abort``.
+    resetting : Out(1)
+        A soft reset is going on; high for some cycles before and during ``soft_reset``.
     soft_reset : Out(1)
         Units: return to the state after reset; one cycle.
     """
@@ -110,14 +88,16 @@ class ControlPath(wiring.Component):
     def __init__(self, config):
         self.config = config
         members = {}
-        for queue, opcode in QUEUE_OPCODES.items():
+        for queue in config.queues:
             name = queue.name.lower()
-            members[f"{name}_cmd"] = Out(stream.Signature(command_layout(opcode)))
+            members[f"{name}_cmd"] = Out(stream.Signature(command_layout(QUEUE_OPCODES[queue])))
             members[f"{name}_end"] = In(End())
         super().__init__({
             "bus":           In(AxiLite(ADDRESS_BITS)),
             "irq":           Out(1),
+            "tile":          In(8),
             **members,
+            "activity":        Out(Activity(config)),
             "fetch":         Out(ReadClient(config)),
             "windows":       Out(windows_layout(config)),
             "scalars":       Out(data.ArrayLayout(32, SCALARS)),
@@ -129,6 +109,7 @@ class ControlPath(wiring.Component):
             "store_traffic": In(Traffic(config)),
             "abort":         Out(1),
             "bus_busy":      In(1),
+            "resetting":     Out(1),
             "soft_reset":    Out(1),
         })
 
@@ -138,14 +119,14 @@ class ControlPath(wiring.Component):
         forget = Signal()  # drop the program
         bank       = RegisterBank(config, taps=lambda reg: not reg.name.startswith("argument"))
         fetch      = Fetch(config)
-        sequencer  = Sequencer()
-        semaphores = Semaphores()
-        store      = CommandStore(depth=depth)
+        sequencer  = Sequencer(config.queues)
+        semaphores = Semaphores(config.queues)
+        store      = CommandStore(config.queues, depth=depth)
         counters   = Counters(config)
         watchdog   = Watchdog()
-        queues     = [CommandQueue(queue, depth=depth) for queue in TILE_QUEUES]
-        ends       = [getattr(self, f"{queue.name.lower()}_end") for queue in TILE_QUEUES]
-        cmds       = [getattr(self, f"{queue.name.lower()}_cmd") for queue in TILE_QUEUES]
+        queues     = [CommandQueue(queue, config.queues, depth=depth) for queue in config.queues]
+        ends       = [getattr(self, f"{queue.name.lower()}_end") for queue in config.queues]
+        cmds       = [getattr(self, f"{queue.name.lower()}_cmd") for queue in config.queues]
 
         m.submodules.bank       = bank
         m.submodules.store      = store
@@ -154,7 +135,7 @@ class ControlPath(wiring.Component):
         m.submodules.fetch      = ResetInserter(self.soft_reset)(fetch)
         m.submodules.sequencer  = ResetInserter(forget)(sequencer)
         m.submodules.semaphores = ResetInserter(forget)(semaphores)
-        for queue, unit in zip(TILE_QUEUES, queues, strict=True):
+        for queue, unit in zip(config.queues, queues, strict=True):
             m.submodules[f"queue_{queue.name.lower()}"] = ResetInserter(forget)(unit)
 
         # Host to program: fetch, sequencer, queues, units.
@@ -178,7 +159,7 @@ class ControlPath(wiring.Component):
         m.d.comb += [code.eq(sequencer.fault), culprit.eq(SEQUENCER)]
         with m.If(watchdog.expired & (sequencer.fault == Error.NONE)):
             m.d.comb += code.eq(Error.WATCHDOG)
-        for queue, unit, end in reversed([*zip(TILE_QUEUES, queues, ends, strict=True)]):
+        for queue, unit, end in reversed([*zip(config.queues, queues, ends, strict=True)]):
             bad = end.error != Error.NONE
             m.d.comb += [
                 unit.done.eq(end.done),
@@ -210,6 +191,7 @@ class ControlPath(wiring.Component):
             bank.status_error.eq(state == State.ERROR),
             bank.status_resetting.eq((state == State.DRAIN) | (state == State.RESET)),
         ]
+        m.d.sync += self.resetting.eq(bank.status_resetting)
         for unit in queues:
             m.d.comb += unit.stop.eq(state != State.RUN)
         m.d.sync += [self.abort.eq(0), bank.status_done.eq(0), bank.irq_status_error.eq(0)]
@@ -246,6 +228,7 @@ class ControlPath(wiring.Component):
             m.d.sync += [state.eq(State.DRAIN), self.abort.eq(1), quiet.eq(3)]
 
         self._names(m, bank, sequencer, store, semaphores, queues)
+        self._stash(m, bank, queues)
         self._events(m, bank, sequencer, semaphores, counters, watchdog, queues, ends, cmds, state)
         return m
 
@@ -281,7 +264,7 @@ class ControlPath(wiring.Component):
         ready    = Signal()
         place    = Signal(range(self.config.queue_depth))
         with m.Switch(dispatch.p.queue):
-            for queue, unit in zip(TILE_QUEUES, queues, strict=True):
+            for queue, unit in zip(self.config.queues, queues, strict=True):
                 with m.Case(queue):
                     m.d.comb += [
                         ready.eq(unit.ready),
@@ -297,10 +280,11 @@ class ControlPath(wiring.Component):
             store.pc.eq(dispatch.p.pc),
             sequencer.queues_empty.eq(Cat(unit.empty for unit in queues).all()),
         ]
-        for queue, unit, cmd in zip(TILE_QUEUES, queues, cmds, strict=True):
+        for queue, unit, cmd in zip(self.config.queues, queues, cmds, strict=True):
             m.d.comb += [
                 unit.push_wait.eq(dispatch.p.wait),
                 unit.push_post.eq(dispatch.p.post),
+                unit.push_keeps.eq(dispatch.p.keeps),
                 store.fetch[queue].eq(unit.fetch),
                 store.fetch_place[queue].eq(unit.fetch_place),
                 unit.fetched.eq(store.fetched[queue]),
@@ -320,13 +304,15 @@ class ControlPath(wiring.Component):
         whose   = Signal(4)
         pc      = Signal(40)
         m.d.comb += [
-            whose.eq(Mux(asked, bank.read_address[2:4], bank.error_queue)),
+            whose.eq(Mux(asked, bank.read_address[2:5], bank.error_queue)),
             store.name_queue.eq(whose),
-            store.name_place.eq(Array(unit.oldest for unit in queues)[whose[:2]]),
+            store.name_place.eq(
+                Array(unit.oldest for unit in queues)[whose[:len(store.name_queue)]]),
+            bank.tile.eq(self.tile),
             pc[6:].eq(Mux(whose == SEQUENCER, sequencer.pc, store.name_pc)),
         ]
         m.d.comb += [bank.error_pc_lo.eq(pc), bank.error_pc_hi.eq(pc[32:])]
-        for queue, unit in zip(TILE_QUEUES, queues, strict=True):
+        for queue, unit in zip(self.config.queues, queues, strict=True):
             name = f"waiting_{queue.name.lower()}"
             for suffix, value in (
                 ("pc_lo", pc[:32]), ("pc_hi", pc[32:]), ("valid", ~unit.empty),
@@ -343,8 +329,7 @@ class ControlPath(wiring.Component):
             seen.macs.eq(self.macs),
             seen.fetch_stall.eq(sequencer.starved & (state == State.RUN)),
             *(seen[name].eq(self.events[name])
-              for name in ("array_rows", "matrix_stall", "matrix_stall_weights", "vector_rows",
-                           "vector_stall")),
+              for name in data.Layout.cast(UnitEvents).members if name in seen.shape().members),
             *(getattr(bank, f"flags_{name}").eq(self.events[name])
               for name in ("matrix_nonfinite", "vector_nonfinite", "saturated")),
             counters.load.eq(self.load_traffic),
@@ -352,10 +337,11 @@ class ControlPath(wiring.Component):
             counters.instruction.eq(sequencer.executed),
             counters.clear.eq(bank.ctrl_clear_counters),
         ]
-        progress = [sequencer.executed, self.events.array_rows, self.events.vector_rows]
+        progress = [sequencer.executed, self.events.array_rows, self.events.vector_rows,
+                    self.events.link_in_rows, self.events.link_out_rows]
         for traffic in (self.load_traffic, self.store_traffic):
             progress += [traffic.moved, traffic.bytes.any()]
-        for queue, unit, end, cmd in zip(TILE_QUEUES, queues, ends, cmds, strict=True):
+        for queue, unit, end, cmd in zip(self.config.queues, queues, ends, cmds, strict=True):
             name = queue.name.lower()
             m.d.comb += [
                 seen[f"instructions_{name}"].eq(unit.executing & end.done
@@ -363,5 +349,20 @@ class ControlPath(wiring.Component):
                 seen[f"busy_{name}"].eq(unit.executing),
                 seen[f"wait_{name}"].eq(unit.request & ~semaphores.available[queue]),
             ]
-            progress += [end.done, cmd.valid & cmd.ready]
+            begins, ends_now = cmd.valid & cmd.ready, unit.executing & end.done
+            m.d.sync += [
+                self.activity.begin[queue].eq(begins),
+                self.activity.end[queue].eq(ends_now),
+            ]
+            progress += [end.done, begins]
         m.d.comb += watchdog.progress.eq(Cat(progress).any())
+
+    def _stash(self, m, bank, queues):
+        """Sets of activations that are kept, and the most that were."""
+        sets, highest = bank.stash_sets, bank.stash_highest
+        holds, releases = (sum(unit.keeps[k] for unit in queues) for k in range(2))
+        kept = Signal.like(sets)
+        m.d.comb += kept.eq(sets + holds - releases)
+        m.d.sync += sets.eq(Mux(self.soft_reset, 0, kept))
+        with m.If((kept > highest) | bank.ctrl_clear_counters | self.soft_reset):
+            m.d.sync += highest.eq(Mux(self.soft_reset, 0, kept))

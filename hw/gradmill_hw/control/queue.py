@@ -4,6 +4,7 @@ from amaranth import *
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..isa import TILE_QUEUES
 from .semaphores import TOKENS, partners
 
 
@@ -26,6 +27,8 @@ class CommandQueue(wiring.Component):
     ----------
     queue : Queue
         Which one it is; says which semaphores it has.
+    queues : tuple of Queue
+        Queues of the tile.
     depth : int
         Places, a power of two.
 
@@ -37,6 +40,8 @@ class CommandQueue(wiring.Component):
         First free place.
     push_wait, push_post : In(16)
         Semaphore masks, with ``push``.
+    push_keeps : In(2)
+        ``hold`` and ``release`` of the command, with ``push``.
     ready : Out(1)
         A place is free.
     fetch : Out(1)
@@ -62,6 +67,8 @@ class CommandQueue(wiring.Component):
     post : Out(16)
         Mask of the command that completes in this cycle, otherwise zero; not changed by ``failed``,
         which may depend on it.
+    keeps : Out(2)
+        ``hold`` and ``release`` of the command that completes in this cycle.
     stop : In(1)
         Start nothing.
     executing : Out(1)
@@ -74,16 +81,17 @@ class CommandQueue(wiring.Component):
         Place of the oldest command that has not completed.
     """
 
-    def __init__(self, queue, *, depth):
+    def __init__(self, queue, queues=TILE_QUEUES, *, depth):
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"depth must be a power of two from 2, not {depth}")
-        self.queue = queue
+        self.queue, self.queues = queue, queues
         self.depth = depth
         super().__init__({
             "push":        In(1),
             "push_place":  Out(range(depth)),
             "push_wait":   In(TOKENS),
             "push_post":   In(TOKENS),
+            "push_keeps":  In(2),
             "ready":       Out(1),
             "fetch":       Out(1),
             "fetch_place": Out(range(depth)),
@@ -96,6 +104,7 @@ class CommandQueue(wiring.Component):
             "done":        In(1),
             "failed":      In(1),
             "post":        Out(TOKENS),
+            "keeps":       Out(2),
             "stop":        In(1),
             "executing":   Out(1),
             "settled":     Out(1),
@@ -105,9 +114,10 @@ class CommandQueue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        bits = [bit for bit, _, _ in partners(self.queue)]
+        bits = [bit for bit, _, _ in partners(self.queue, self.queues)]
         m.submodules.waits = waits = memory.Memory(shape=len(bits), depth=self.depth, init=[])
-        m.submodules.posts = posts = memory.Memory(shape=len(bits), depth=self.depth, init=[])
+        m.submodules.posts = posts = memory.Memory(shape=len(bits) + 2, depth=self.depth,
+                                                   init=[])
 
         # One bit more than a place tells full from empty.
         pushed    = Signal(range(2 * self.depth))
@@ -141,12 +151,13 @@ class CommandQueue(wiring.Component):
         ]
 
         # Semaphore masks keep only the bits that can be.
-        for masks, pushed_mask in ((waits, self.push_wait), (posts, self.push_post)):
+        for masks, pushed_mask, rest in ((waits, self.push_wait, C(0, 0)),
+                                         (posts, self.push_post, self.push_keeps)):
             write = masks.write_port()
             m.d.comb += [
                 write.en.eq(self.push),
                 write.addr.eq(self.push_place),
-                write.data.eq(Cat(pushed_mask[bit] for bit in bits)),
+                write.data.eq(Cat(*(pushed_mask[bit] for bit in bits), rest)),
             ]
         wait = waits.read_port(domain="comb")
         post = posts.read_port(domain="comb")
@@ -157,4 +168,5 @@ class CommandQueue(wiring.Component):
         for k, bit in enumerate(bits):
             m.d.comb += self.wait[bit].eq(head_wait[k])
             m.d.comb += self.post[bit].eq(post.data[k] & complete)
+        m.d.comb += self.keeps.eq(post.data[len(bits):] & complete.replicate(2))
         return m

@@ -4,8 +4,8 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import CHANNELS, QUEUES
-from ..regs import SEMAPHORE_MAX, TILE_QUEUES
+from ..isa import CHANNELS, QUEUES, TILE_QUEUES
+from ..regs import SEMAPHORE_MAX
 
 
 __all__ = ["TOKENS", "Semaphores", "partners"]
@@ -14,9 +14,10 @@ __all__ = ["TOKENS", "Semaphores", "partners"]
 TOKENS = QUEUES * CHANNELS
 
 
-def partners(queue):
-    """``(bit, other, channel)`` of each semaphore that ``queue`` shares with another queue."""
-    for other in TILE_QUEUES:
+def partners(queue, queues=TILE_QUEUES):
+    """``(bit, other, channel)`` of each semaphore that ``queue`` shares with another of
+    ``queues``."""
+    for other in queues:
         if other != queue:
             for channel in range(CHANNELS):
                 yield CHANNELS * other + channel, other, channel
@@ -32,48 +33,50 @@ class Semaphores(wiring.Component):
 
     Parameters
     ----------
+    queues : tuple of Queue
+        Queues of the tile; arrays are indexed by their numbers.
     maximum : int
         Most tokens of a semaphore; one less than a power of two.
 
     Members
     -------
-    wait, post : In(16).array(4)
+    wait, post : In(16)[queue]
         Masks, one bit per semaphore; bits that cannot be are ignored. ``post`` adds one each.
-    take : In(1).array(4)
+    take : In(1)[queue]
         The instruction at the head of the queue would start.
-    available : Out(1).array(4)
+    available : Out(1)[queue]
         It may.
-    missing : Out(16).array(4)
+    missing : Out(16)[queue]
         Semaphores of ``wait`` that are zero.
-    overflow : Out(1).array(4)
+    overflow : Out(1)[queue]
         A post of this queue had no room.
     """
 
-    def __init__(self, *, maximum=SEMAPHORE_MAX):
+    def __init__(self, queues=TILE_QUEUES, *, maximum=SEMAPHORE_MAX):
         if maximum < 1 or maximum & (maximum + 1):
             raise ValueError(f"maximum must be one less than a power of two, not {maximum}")
         self.maximum = maximum
-        queues = len(TILE_QUEUES)
+        self.queues = queues
         super().__init__({
-            "wait":      In(TOKENS).array(queues),
-            "post":      In(TOKENS).array(queues),
-            "take":      In(1).array(queues),
-            "available": Out(1).array(queues),
-            "missing":   Out(TOKENS).array(queues),
-            "overflow":  Out(1).array(queues),
+            "wait":      In(TOKENS).array(len(queues)),
+            "post":      In(TOKENS).array(len(queues)),
+            "take":      In(1).array(len(queues)),
+            "available": Out(1).array(len(queues)),
+            "missing":   Out(TOKENS).array(len(queues)),
+            "overflow":  Out(1).array(len(queues)),
         })
 
     def elaborate(self, platform):
         m = Module()
-        overflows = {queue: [] for queue in TILE_QUEUES}
+        overflows = {queue: [] for queue in self.queues}
 
-        for consumer in TILE_QUEUES:
+        for consumer in self.queues:
             taken = Signal(name=f"taken_{consumer.name.lower()}")
             m.d.comb += [
                 self.available[consumer].eq(self.missing[consumer] == 0),
                 taken.eq(self.take[consumer] & self.available[consumer]),
             ]
-            for bit, producer, channel in partners(consumer):
+            for bit, producer, channel in partners(consumer, self.queues):
                 name  = f"{producer.name}_{consumer.name}_{channel}".lower()
                 count = Signal(range(self.maximum + 1), name=f"count_{name}")
                 down  = Signal(name=f"down_{name}")

@@ -4,10 +4,11 @@ from amaranth import *
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import COMMON, INSTRUCTIONS, LOOPS, OPERANDS, Opcode
+from ..isa import (
+    COMMON, INSTRUCTIONS, LOOPS, OPERANDS, TILE_QUEUES, Opcode, Queue, legal_tokens,
+)
 from ..isa_layout import instruction_layout
-from ..regs import ARGUMENTS, REGS, TILE_QUEUES, Error
-from ..sequencer_model import legal_tokens
+from ..regs import ARGUMENTS, REGS, Error
 from .bases import BaseRegisters
 from .csr import StoredWrite
 from .fetch import Fetched, Jump
@@ -21,25 +22,29 @@ _COMMON_BITS = sum(field.width for field in COMMON)
 
 
 class Dispatch(data.StructLayout):
-    """A command for a queue, its semaphore masks and the address of its instruction."""
+    """A command for a queue, its semaphore masks, ``hold`` and ``release``, and the address of its
+    instruction."""
 
     def __init__(self):
         super().__init__({
-            "queue":   range(len(TILE_QUEUES)),
+            "queue":   range(len(Queue)),
             "wait":    TOKENS,
             "post":    TOKENS,
+            "keeps":   2,
             "pc":      PC_BITS,
             "command": StoredCommand(),
         })
 
 
-def illegal(word):
+def illegal(word, queues):
     """Value that is 1 for instructions that :mod:`~gradmill_hw.sequencer_model` calls illegal."""
     legal = []
     for opcode, layout in INSTRUCTIONS.items():
+        if opcode.queue is not None and opcode.queue not in queues:
+            continue
         view  = data.View(instruction_layout(opcode), word)
         wrong = [view[f.name].any() for f in layout.fields if f.name.startswith("reserved")]
-        foreign = ~C(legal_tokens(opcode.queue), TOKENS)
+        foreign = ~C(legal_tokens(opcode.queue, queues), TOKENS)
         wrong += [(view.wait & foreign).any(), (view.post & foreign).any()]
         match opcode:
             case Opcode.LOOP:
@@ -60,6 +65,11 @@ class Sequencer(wiring.Component):
     queue or executes an instruction of the sequencer itself. One command per cycle; ``BASE`` takes
     two cycles, ``LOOP`` and ``NEXT`` four more than the number of the highest base register in use;
     ``NEXT`` also empties the prefetched instructions.
+
+    Parameters
+    ----------
+    queues : tuple of Queue
+        Queues of the tile.
 
     Members
     -------
@@ -91,7 +101,8 @@ class Sequencer(wiring.Component):
         There is no instruction to execute.
     """
 
-    def __init__(self):
+    def __init__(self, queues=TILE_QUEUES):
+        self.queues = queues
         super().__init__({
             "start":        In(1),
             "program":      In(PC_BITS),
@@ -141,12 +152,13 @@ class Sequencer(wiring.Component):
             m.d.sync += [
                 opcode.eq(common.opcode),
                 local.eq(common.opcode[4:] == 0),
-                wrong.eq(illegal(raw)),
+                wrong.eq(illegal(raw, self.queues)),
                 failed.eq(self.i.p.error),
                 body.eq(raw[_COMMON_BITS:]),
                 self.o.p.queue.eq(common.opcode[4:] - 1),
                 self.o.p.wait.eq(common.wait),
                 self.o.p.post.eq(common.post),
+                self.o.p.keeps.eq(Cat(common.hold, common.release)),
                 command.layer.eq(common.layer),
                 *(command.op[k].eq(common[f"op{k}"] + bases.row[k]) for k in range(OPERANDS)),
                 command.mem.eq(common.mem + bases.mem),

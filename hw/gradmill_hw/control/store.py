@@ -4,9 +4,8 @@ from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import COMMON, INSTRUCTIONS, OPERANDS, Opcode
+from ..isa import COMMON, INSTRUCTIONS, OPERANDS, TILE_QUEUES, Opcode
 from ..isa_layout import command_layout
-from ..regs import TILE_QUEUES
 
 
 __all__ = ["PC_BITS", "QUEUE_OPCODES", "CommandStore", "StoredCommand"]
@@ -51,6 +50,8 @@ class CommandStore(wiring.Component):
 
     Parameters
     ----------
+    queues : tuple of Queue
+        Queues of the tile; arrays are indexed by their numbers.
     depth : int
         Places of each queue.
 
@@ -64,11 +65,11 @@ class CommandStore(wiring.Component):
         Command.
     pc : In(34)
         Its address, in instructions.
-    fetch : In(1).array(4)
+    fetch : In(1)[queue]
         The head register of a queue is to be loaded.
-    fetch_place : In(range(depth)).array(4)
+    fetch_place : In(range(depth))[queue]
         From there.
-    fetched : Out(1).array(4)
+    fetched : Out(1)[queue]
         It is, at the end of this cycle.
     head_<queue> : Out(command_layout(opcode))
         Head registers.
@@ -78,9 +79,9 @@ class CommandStore(wiring.Component):
         It, in the same cycle.
     """
 
-    def __init__(self, *, depth):
-        self.depth = depth
-        count = len(TILE_QUEUES)
+    def __init__(self, queues=TILE_QUEUES, *, depth):
+        self.queues, self.depth = queues, depth
+        count = len(queues)
         super().__init__({
             "write":       In(1),
             "queue":       In(range(count)),
@@ -91,7 +92,7 @@ class CommandStore(wiring.Component):
             "fetch_place": In(range(depth)).array(count),
             "fetched":     Out(1).array(count),
             **{f"head_{queue.name.lower()}": Out(command_layout(QUEUE_OPCODES[queue]))
-               for queue in TILE_QUEUES},
+               for queue in queues},
             "name_queue":  In(range(count)),
             "name_place":  In(range(depth)),
             "name_pc":     Out(PC_BITS),
@@ -99,7 +100,8 @@ class CommandStore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        places = self.depth * len(TILE_QUEUES)
+        number = Shape.cast(range(len(self.queues))).width
+        places = self.depth << number
         m.submodules.commands = commands = memory.Memory(shape=StoredCommand(), depth=places,
                                                          init=[])
         m.submodules.pcs = pcs = memory.Memory(shape=PC_BITS, depth=places, init=[])
@@ -113,12 +115,12 @@ class CommandStore(wiring.Component):
             ]
 
         read  = commands.read_port(domain="comb")
-        heads = [getattr(self, f"head_{queue.name.lower()}") for queue in TILE_QUEUES]
-        for queue in reversed(TILE_QUEUES):
-            earlier = Cat(self.fetch[other] for other in TILE_QUEUES if other < queue)
+        heads = [getattr(self, f"head_{queue.name.lower()}") for queue in self.queues]
+        for queue in reversed(self.queues):
+            earlier = Cat(self.fetch[other] for other in self.queues if other < queue)
             m.d.comb += self.fetched[queue].eq(self.fetch[queue] & ~earlier.any())
             with m.If(self.fetch[queue]):
-                m.d.comb += read.addr.eq(Cat(self.fetch_place[queue], C(queue, 2)))
+                m.d.comb += read.addr.eq(Cat(self.fetch_place[queue], C(queue, number)))
             common = Cat(read.data.layer, read.data.op, read.data.mem)
             with m.If(self.fetched[queue]):
                 m.d.sync += heads[queue].eq(Cat(common, read.data.body))

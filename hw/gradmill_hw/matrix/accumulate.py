@@ -17,9 +17,6 @@ __all__ = ["EXPONENT_BITS", "Accumulate", "turnaround"]
 #: Width of the exponent of a product, signed.
 EXPONENT_BITS = 11
 
-#: Adding this returns the other operand, whatever it is.
-NEGATIVE_ZERO = 0x8000_0000
-
 
 def turnaround():
     """Cycles from a row to the first row that may add to the same accumulator row."""
@@ -103,7 +100,8 @@ class Accumulate(wiring.Component):
                 convert.integer.eq(self.i[j]),
                 convert.exponent.eq(self.exponent),
                 convert.nan.eq(self.nan),
-                add.a.eq(Mux(overwrite, NEGATIVE_ZERO, self.read.data[j])),
+                add.a.eq(self.read.data[j]),
+                add.skip_a.eq(overwrite),
                 add.b.eq(convert.o),
             ]
 

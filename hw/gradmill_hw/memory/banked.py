@@ -12,7 +12,7 @@ from amaranth.utils import exact_log2
 from .ports import ROW_ADDRESS_BITS, ReadPort, WritePort
 
 
-__all__ = ["BankRequests", "BankedMemory", "block_ram"]
+__all__ = ["BankRequests", "BankedMemory", "block_ram", "share_last"]
 
 
 def block_ram(m, *, shape, depth):
@@ -23,6 +23,29 @@ def block_ram(m, *, shape, depth):
     memory = Memory(shape=shape, depth=depth, init=[], attrs={"ram_style": "block"})
     m.submodules += memory
     return memory.write_port(), memory.read_port()
+
+
+def share_last(m, ports, paths):
+    """At most ``paths`` ports for all of ``ports``: the last path serves what is left.
+
+    Of the ports that share it, the first one that asks has the path for the cycle.
+    """
+    own, sharing = list(ports)[:paths - 1], list(ports)[paths - 1:]
+    if len(sharing) < 2:
+        return [*own, *sharing]
+    path = sharing[0].signature.create(path=("shared",))
+    inputs = [name for name, member in path.signature.members.items()
+              if member.flow == In and name != "valid"]
+    m.d.comb += path.valid.eq(Cat(port.valid for port in sharing).any())
+    m.d.comb += [getattr(path, name).eq(getattr(sharing[-1], name)) for name in inputs]
+    for number, port in reversed(list(enumerate(sharing))):
+        with m.If(port.valid):
+            m.d.comb += [getattr(path, name).eq(getattr(port, name)) for name in inputs]
+        m.d.comb += port.ready.eq(
+            path.ready & ~Cat(earlier.valid for earlier in sharing[:number]).any())
+        if "data" not in inputs:
+            m.d.comb += port.data.eq(path.data)
+    return [*own, path]
 
 
 class BankRequests:
@@ -92,6 +115,9 @@ class BankedMemory(wiring.Component):
         Rows, and banks among which they are divided; powers of two.
     readers, writers : int
         Clients.
+    read_paths, write_paths : int
+        Clients served in a cycle, by default all. The last path, a multiplexer of the banks, is
+        shared by the clients that are left: one of them is served in a cycle, the first that asks.
 
     Members
     -------
@@ -103,7 +129,8 @@ class BankedMemory(wiring.Component):
         A request granted in the previous cycle was beyond the depth.
     """
 
-    def __init__(self, shape, *, depth, banks, readers, writers):
+    def __init__(self, shape, *, depth, banks, readers, writers, read_paths=None,
+                 write_paths=None):
         limits = {"depth": (depth, 1 << ROW_ADDRESS_BITS), "banks": (banks, depth)}
         for name, (value, limit) in limits.items():
             if not isinstance(value, int) or not 1 <= value <= limit or value & (value - 1):
@@ -113,6 +140,8 @@ class BankedMemory(wiring.Component):
         self.shape = shape
         self.depth = depth
         self.banks = banks
+        self.read_paths = read_paths or readers
+        self.write_paths = write_paths or writers
         super().__init__({
             "read":  In(ReadPort(shape)).array(readers),
             "write": In(WritePort(shape)).array(writers),
@@ -122,8 +151,10 @@ class BankedMemory(wiring.Component):
     def elaborate(self, platform):
         m = Module()
 
-        reads  = BankRequests(m, self.read, depth=self.depth, banks=self.banks)
-        writes = BankRequests(m, self.write, depth=self.depth, banks=self.banks)
+        read   = share_last(m, self.read, self.read_paths)
+        write  = share_last(m, self.write, self.write_paths)
+        reads  = BankRequests(m, read, depth=self.depth, banks=self.banks)
+        writes = BankRequests(m, write, depth=self.depth, banks=self.banks)
         m.d.sync += self.fault.eq(reads.fault | writes.fault)
 
         width = Shape.cast(self.shape).width
@@ -133,12 +164,12 @@ class BankedMemory(wiring.Component):
             m.d.comb += [
                 w_port.en.eq(writes.accepted(bank)),
                 w_port.addr.eq(writes.pick(bank, writes.row)),
-                w_port.data.eq(writes.pick(bank, [Value.cast(port.data) for port in self.write])),
+                w_port.data.eq(writes.pick(bank, [Value.cast(port.data) for port in write])),
                 r_port.addr.eq(reads.pick(bank, reads.row)),
             ]
             rows.append(r_port.data)
 
-        for port, bank in zip(self.read, reads.bank, strict=True):
+        for port, bank in zip(read, reads.bank, strict=True):
             bank_1 = Signal.like(bank, reset_less=True)
             row_2  = Signal(width, reset_less=True)
             m.d.sync += [

@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .banked import BankRequests, block_ram
+from .banked import BankRequests, block_ram, share_last
 from .ports import BfpRow, TensorReadPort, WritePort
 
 
@@ -48,6 +48,11 @@ class TensorMemory(wiring.Component):
         A request granted in the previous cycle was beyond the depth.
     """
 
+    #: Clients served in a cycle, as in :class:`BankedMemory`. A path costs an exchange network;
+    #: vector unit and store seldom read at the same time, nor do vector unit and load write.
+    READ_PATHS = 3
+    WRITE_PATHS = 1
+
     def __init__(self, config, *, readers, writers):
         if readers < 1 or writers < 1:
             raise ValueError(f"readers={readers} and writers={writers} must be positive")
@@ -65,13 +70,15 @@ class TensorMemory(wiring.Component):
         lanes    = range(config.n)
         tag_bits = config.lane_bits
         depth    = config.tensor_rows // config.banks
-        reads    = BankRequests(m, self.read, depth=config.tensor_rows, banks=config.banks)
-        writes   = BankRequests(m, self.write, depth=config.tensor_rows, banks=config.banks)
+        read     = share_last(m, self.read, self.READ_PATHS)
+        write    = share_last(m, self.write, self.WRITE_PATHS)
+        reads    = BankRequests(m, read, depth=config.tensor_rows, banks=config.banks)
+        writes   = BankRequests(m, write, depth=config.tensor_rows, banks=config.banks)
         m.d.sync += self.fault.eq(reads.fault | writes.fault)
 
         # The last exchange of a write shares its look-up tables with the choice of the writer.
         half = [_exchange([port.data.mantissa[lane].as_unsigned() for lane in lanes], port.addr,
-                          bits=range(tag_bits - 1)) for port in self.write]
+                          bits=range(tag_bits - 1)) for port in write]
 
         rows = []
         for bank in range(config.banks):
@@ -79,14 +86,14 @@ class TensorMemory(wiring.Component):
             mantissas = _exchange([writes.pick(bank, [row[lane] for row in half])
                                    for lane in lanes], w_row, bits=[tag_bits - 1])
             r_row     = reads.pick(bank, reads.row)
-            transpose = reads.pick(bank, [port.transpose for port in self.read])
+            transpose = reads.pick(bank, [port.transpose for port in read])
             r_addrs   = [r_row ^ Mux(transpose, lane, 0) for lane in lanes]
             first_row = Cat(r_row[:tag_bits] & ~transpose.replicate(tag_bits), r_row[tag_bits:])
 
             row = []
             for width, data, r_addr in [
                 *zip([config.mantissa_bits] * config.n, mantissas, r_addrs, strict=True),
-                (8, writes.pick(bank, [port.data.exponent for port in self.write]), first_row),
+                (8, writes.pick(bank, [port.data.exponent for port in write]), first_row),
             ]:
                 w_port, r_port = block_ram(m, shape=width, depth=depth)
                 m.d.comb += [
@@ -98,7 +105,7 @@ class TensorMemory(wiring.Component):
                 row.append(r_port.data)
             rows.append(Cat(row))
 
-        for port, bank in zip(self.read, reads.bank, strict=True):
+        for port, bank in zip(read, reads.bank, strict=True):
             bank_1 = Signal.like(bank, reset_less=True)
             tag_1  = Signal(tag_bits, reset_less=True)
             tag_2  = Signal(tag_bits, reset_less=True)

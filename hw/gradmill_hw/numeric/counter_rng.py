@@ -63,10 +63,16 @@ class CounterRng(wiring.Component):
         words = [Cat(self.index, self.layer, Const(block, 16)) for block in range(blocks)]
         for stage in range(self.latency):
             first = stage * self.ROUNDS_PER_CYCLE
-            for a, b, c, d, k, constant in ROUNDS[first:first + self.ROUNDS_PER_CYCLE]:
-                words = [word ^ word.rotate_left(a) ^ word.rotate_left(b)
-                         ^ (word.rotate_left(c) & word.rotate_left(d))
-                         ^ key.rotate_left(k) ^ Const(constant, 64) for word in words]
+            for number in range(first, first + self.ROUNDS_PER_CYCLE):
+                a, b, c, d, k, constant = ROUNDS[number]
+                # Kept, because synthesis would mix the rounds of a cycle and need more LUTs.
+                mixed = [Signal(64, name=f"round_{number}_{block}", attrs={"keep": 1})
+                         for block in range(blocks)]
+                m.d.comb += [new.eq(word ^ word.rotate_left(a) ^ word.rotate_left(b)
+                                    ^ (word.rotate_left(c) & word.rotate_left(d))
+                                    ^ key.rotate_left(k) ^ Const(constant, 64))
+                             for new, word in zip(mixed, words, strict=True)]
+                words = mixed
 
             key_next = Signal(64, name=f"key_{stage}")
             m.d.sync += key_next.eq(key)

@@ -5,10 +5,16 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .fp32_format import Fp32
-from .fp32_normalise import normalise, pack
+from .fp32_normalise import add, normalise, pack
 
 
 __all__ = ["Fp32Add"]
+
+
+def _choose(index, values):
+    """One of four values by the two bits of ``index``: a LUT6 per bit."""
+    return Mux(index[1], Mux(index[0], values[3], values[2]),
+               Mux(index[0], values[1], values[0]))
 
 
 class Fp32Add(wiring.Component):
@@ -21,6 +27,11 @@ class Fp32Add(wiring.Component):
     -------
     a, b : In(32)
         Operands.
+    skip_a : In(1)
+        Take -0 in place of ``a``, and so give ``b``.
+    smaller : Out(1)
+        The magnitude of ``a`` is below that of ``b``, without latency and without regard to
+        ``skip_a``.
     o : Out(32)
         Sum of the operands of ``latency`` cycles ago.
     """
@@ -28,71 +39,88 @@ class Fp32Add(wiring.Component):
     latency = 4
 
     def __init__(self):
-        super().__init__({"a": In(32), "b": In(32), "o": Out(32)})
+        super().__init__({
+            "a":       In(32),
+            "b":       In(32),
+            "skip_a":  In(1),
+            "smaller": Out(1),
+            "o":       Out(32),
+        })
 
     def elaborate(self, platform):
         m = Module()
 
         # Order by magnitude. The exponents of the difference give the distance up to the borrow
-        # of the fractions, which becomes one more step of the aligning shifter.
+        # of the fractions, which becomes one more step of the aligning shifter. Its step by 16
+        # fits into the multiplexers that exchange the operands.
         a, b = Fp32(self.a), Fp32(self.b)
         difference = Signal(signed(32))
         swap = Signal()
         borrow = Signal()
+        shift = Signal(8)
         m.d.comb += [
             difference.eq(a.magnitude - b.magnitude),
-            swap.eq(difference[31]),
+            self.smaller.eq(difference[31]),
+            swap.eq(self.smaller | self.skip_a),
             borrow.eq(difference[23] ^ a.exp[0] ^ b.exp[0]),
+            shift.eq(difference[23:31] ^ swap.replicate(8)),
         ]
-
+        a_sig, b_sig = (Cat(C(0, 2), x.frac, ~x.is_zero) for x in (a, b))
+        small_zero = Mux(swap, a.is_zero | self.skip_a, b.is_zero)
         large = Signal(Fp32, reset_less=True)
-        small = Signal(24, reset_less=True)
-        distance = Signal(8, reset_less=True)
+        small = Signal(26, reset_less=True)
+        lost_1 = Signal(reset_less=True)
+        distance = Signal(4, reset_less=True)
         further = Signal(reset_less=True)
+        far = Signal(reset_less=True)
+        small_zero_1 = Signal(reset_less=True)
         subtract_1 = Signal(reset_less=True)
         both_special = Signal(reset_less=True)
         m.d.sync += [
             large.eq(Mux(swap, self.b, self.a)),
-            small.eq(Mux(swap, Cat(a.frac, ~a.is_zero), Cat(b.frac, ~b.is_zero))),
-            distance.eq(difference[23:31] ^ swap.replicate(8)),
+            small.eq(_choose(Cat(swap, shift[4]), [b_sig, a_sig, b_sig[16:], a_sig[16:]])),
+            lost_1.eq(shift[4] & Mux(swap, a_sig[:16].any(), b_sig[:16].any())),
+            distance.eq(shift[:4]),
             further.eq(borrow ^ swap),
-            subtract_1.eq(a.sign ^ b.sign),
-            both_special.eq(a.is_special & b.is_special),
+            far.eq(shift[5:].any() | small_zero),
+            small_zero_1.eq(small_zero),
+            subtract_1.eq((a.sign ^ b.sign) & ~self.skip_a),
+            both_special.eq(a.is_special & b.is_special & ~self.skip_a),
         ]
 
         # Align to two bits below the larger fraction; ``sticky`` is what falls off.
-        aligned = Cat(C(0, 2), small)
-        sticky = C(0, 1)
-        for amount, shift in ((16, distance[4]), (8, distance[3]), (4, distance[2]),
-                              (2, distance[1]), (1, distance[0]), (1, further)):
-            shifted = Signal(26, name=f"aligned_{amount}")
-            m.d.comb += shifted.eq(Mux(shift, aligned[amount:], aligned))
-            sticky |= shift & aligned[:amount].any()
+        aligned = small
+        sticky = lost_1
+        for step in (2, 0):
+            shifted = Signal(26, name=f"aligned_{step}")
+            amount = distance[step:step + 2]
+            m.d.comb += shifted.eq(_choose(amount, [aligned[k << step:] for k in range(4)]))
+            sticky |= _choose(amount, [aligned[:k << step].any() for k in range(4)])
             aligned = shifted
-        far = Signal()
         lost = Signal()
         addend = Signal(26)
         m.d.comb += [
-            far.eq(distance[5:].any() | ~small[23]),
-            lost.eq(Mux(far, small[23], sticky)),
-            addend.eq(Mux(far, 0, aligned) ^ subtract_1.replicate(26)),
+            lost.eq(Mux(far, ~small_zero_1, sticky | further & aligned[0])),
+            addend.eq(Mux(far, 0, Mux(further, aligned[1:], aligned))
+                      ^ subtract_1.replicate(26)),
         ]
-
         total = Signal(27, reset_less=True)
         lost_2 = Signal(reset_less=True)
         exp_2 = Signal(8, reset_less=True)
         sign_2 = Signal(reset_less=True)
         cancel_2 = Signal(reset_less=True)
+        zero_2 = Signal(reset_less=True)
         special_2 = Signal(reset_less=True)
         nan_2 = Signal(reset_less=True)
         # All ones in front of an inverted addend make the difference positive.
         m.d.sync += [
-            total.eq(Cat(C(0, 2), large.frac, ~large.is_zero)
-                     + Cat(addend, subtract_1) + (subtract_1 & ~lost)),
+            total.eq(add(Cat(C(0, 2), large.frac, ~large.is_zero, C(0, 1)),
+                         Cat(addend, subtract_1), subtract_1 & ~lost)),
             lost_2.eq(lost),
             exp_2.eq(large.exp),
             sign_2.eq(large.sign),
             cancel_2.eq(subtract_1),
+            zero_2.eq(large.is_zero),
             special_2.eq(large.is_special),
             nan_2.eq(large.is_nan | both_special & subtract_1),
         ]
@@ -113,8 +141,8 @@ class Fp32Add(wiring.Component):
             lost_3.eq(normal[:2].any() | lost_2),
             skipped_3.eq(skipped),
             exp_3.eq(exp_2 + 2),
-            sign_3.eq(sign_2 & ~(cancel_2 & (~total.any() | (exp_2 == 0)))),
-            zero_3.eq(~total.any()),
+            sign_3.eq(sign_2 & ~(cancel_2 & (~normal[-1] | zero_2))),
+            zero_3.eq(~normal[-1]),
             special_3.eq(special_2),
             nan_3.eq(nan_2),
         ]

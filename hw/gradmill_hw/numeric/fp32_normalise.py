@@ -5,7 +5,17 @@ from amaranth import *
 from .fp32_format import CANONICAL_NAN, Fp32
 
 
-__all__ = ["leading_one", "normalise", "pack"]
+__all__ = ["add", "leading_one", "normalise", "pack"]
+
+
+def add(a, b, carry):
+    """``a + b + carry`` of two operands of one width, modulo that width, on one carry chain.
+
+    ``b`` may be any logic of a few inputs, ``a`` should be registers. Only one operand of a carry
+    chain can be computed in the LUTs of the chain itself, and synthesis is free to pick the other
+    one for a sum; the operands of a difference stay where they are.
+    """
+    return (Cat(carry, a) - Cat(~carry, ~b))[1:len(a) + 1]
 
 
 def leading_one(value):
@@ -22,18 +32,28 @@ def normalise(m, value, steps=None):
     """``value`` shifted to have its leading one on top, and how far.
 
     The distance has ``steps`` bits, by default as many as ``value`` may need. They are all ones if
-    there is no one within their reach.
+    there is no one within their reach. Two bits of it at a time are found from the top of what the
+    bits before have left, and so shift by one LUT6 per bit.
     """
     if steps is None:
         steps = (len(value) - 1).bit_length()
-    skipped = Signal(steps)
-    m.d.comb += skipped.eq(~leading_one(Cat(C(0, 1 << steps), value)[-1 << steps:]))
-    normal = value
-    for step in reversed(range(steps)):
-        shifted = Signal(len(value), name=f"normal_{step}")
-        m.d.comb += shifted.eq(Mux(skipped[step], normal << (1 << step), normal))
+    normal, skipped = value, []
+    while steps:
+        bits = 2 - steps % 2
+        steps -= bits
+        size = 1 << steps
+        chunks = [normal[-size * (k + 1):len(normal) - size * k].any() for k in range(3)]
+        shift = Signal(bits, name=f"shift_{steps}")
+        shifted = Signal(len(value), name=f"normal_{steps}")
+        if bits == 2:
+            m.d.comb += shift.eq(Mux(chunks[0], 0, Mux(chunks[1], 1, Mux(chunks[2], 2, 3))))
+        else:
+            m.d.comb += shift.eq(~chunks[0])
+        choices = [Cat(C(0, size * k), normal)[:len(value)] for k in range(1 << bits)]
+        m.d.comb += shifted.eq(Array(choices)[shift])
         normal = shifted
-    return normal, skipped
+        skipped.insert(0, shift)
+    return normal, Cat(skipped)
 
 
 def pack(m, o, *, sign, exp, frac, zero, infinite, nan):

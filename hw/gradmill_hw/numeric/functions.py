@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from . import functions_tables as tables
 from ..isa import FunctionOp
 from .fp32_format import Fp32
-from .fp32_normalise import leading_one, normalise, pack
+from .fp32_normalise import add, leading_one, normalise, pack
 
 
 __all__ = ["Functions"]
@@ -63,11 +63,6 @@ def _choose(index, values):
                Mux(index[0], values[1], values[0]))
 
 
-def _add(a, b, carry):
-    """``a + b + carry`` on one carry chain."""
-    return (Cat(carry, a) + Cat(carry, b))[1:]
-
-
 class Functions(wiring.Component):
     """Exponential, reciprocal, reciprocal square root or natural logarithm.
 
@@ -100,7 +95,7 @@ class Functions(wiring.Component):
 
         def register(name, value):
             """``value`` one cycle later."""
-            signal = Signal.like(value, name=name, reset_less=True)
+            signal = Signal.like(value, name=name)
             m.d.sync += signal.eq(value)
             return signal
 
@@ -206,7 +201,7 @@ class Functions(wiring.Component):
 
         # 3, 4: addend or, for exp, reduced argument.
         ln2_low, ln2_high = map(Array, tables.ln2_multiples())
-        partial = _add(fixed_2, ln2_low[k_2[:4]] ^ plan_2.minus.replicate(36), plan_2.minus)
+        partial = add(fixed_2, ln2_low[k_2[:4]] ^ plan_2.minus.replicate(36), plan_2.minus)
         partial_3 = register("partial_3", partial[:36])
         plan_3 = register("plan_3", plan_2)
         high_3 = register("high_3", k_2[4:])
@@ -220,7 +215,7 @@ class Functions(wiring.Component):
             shape=_Entry.as_shape().size, depth=tables.ENTRIES, init=_entries())
         port = entries.read_port()
         m.d.comb += [
-            addend.eq(_add(partial_3, ln2_high[high_3] ^ plan_3.minus.replicate(36),
+            addend.eq(add(partial_3, ln2_high[high_3] ^ plan_3.minus.replicate(36),
                            plan_3.minus)),
             port.addr.eq(Mux(plan_3.is_exp, Cat(addend[22:29], C(1, 3)), address_3)),
         ]
@@ -247,7 +242,7 @@ class Functions(wiring.Component):
         slope_6 = register("slope_6", (entry_5.c1 + (inner >> 11))[:18].as_signed())
         d_6 = register("d_6", d_5)
         exponent_6 = register("exponent_6", exponent_5)
-        base_6 = register("base_6", _add(
+        base_6 = register("base_6", add(
             addend_5, Cat(C(0, 1), c0, C(0, 9)) ^ plan_5.subtract.replicate(36),
             plan_5.subtract)[:36])
 
@@ -262,7 +257,7 @@ class Functions(wiring.Component):
         outer = Signal(signed(36))
         m.d.comb += [
             outer.eq(outer_7),
-            total.eq(_add(base_7, outer ^ plan_7.subtract.replicate(36), plan_7.subtract)),
+            total.eq(add(base_7, outer ^ plan_7.subtract.replicate(36), plan_7.subtract)),
         ]
         normal, skipped = normalise(m, total, 4)
         plan_8 = register("plan_8", plan_7)

@@ -88,7 +88,7 @@ class Lane(wiring.Component):
 
         late_b = self.b
         for i in range(mul.latency):
-            delayed = Signal(32, reset_less=True, name=f"b_{i + 1}")
+            delayed = Signal(32, name=f"b_{i + 1}")
             m.d.sync += delayed.eq(late_b)
             late_b = delayed
 
@@ -117,8 +117,7 @@ class Lane(wiring.Component):
 
         # Larger or smaller, -0 below +0. Subnormals are flushed in the result only: flushing never
         # changes the order of two values.
-        right_larger = Mux(left.sign == right.sign,
-                           (left.magnitude < right.magnitude) ^ left.sign, left.sign)
+        right_larger = Mux(left.sign == right.sign, add.smaller ^ left.sign, left.sign)
         take_right = Signal()
         m.d.comb += take_right.eq(control.combine & control.extremum
                                   & (right_larger ^ control.minimum))

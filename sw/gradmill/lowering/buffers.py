@@ -1,15 +1,57 @@
-"""What one tile keeps on chip for a network, and where."""
+"""What one tile keeps on chip for its part of a network, and where."""
+
+from dataclasses import dataclass
+
+from gradmill_hw.config import ConfigError
 
 from .layout import Arena, Matrix, blocks
 
 
-__all__ = ["Buffers"]
+__all__ = ["Part", "TileBuffers"]
 
 #: Rows that a product panel should at least have, so that latencies between units are hidden.
 _PANEL_ROWS = 128
+#: Blocks on their way to a neighbour: one is sent while the next is computed.
+_OUTGOING = 2
 
 
-class Buffers:
+@dataclass(frozen=True)
+class Part:
+    """Stages ``first`` to ``last`` of ``stages``, which one tile computes.
+
+    Parameters
+    ----------
+    stages : tuple of Stage
+        The whole network.
+    first, last : int
+        Stage numbers.
+    """
+
+    stages: tuple
+    first:  int
+    last:   int
+
+    @property
+    def numbers(self):
+        """Stage numbers, in order."""
+        return range(self.first, self.last + 1)
+
+    @property
+    def begins(self):
+        """Whether the samples come to this tile."""
+        return self.first == 0
+
+    @property
+    def ends(self):
+        """Whether the loss is computed here."""
+        return self.last == len(self.stages) - 1
+
+    def masked(self, s):
+        """Whether the input of stage ``s`` is the output of a ReLU."""
+        return s > 0 and self.stages[s - 1].relu
+
+
+class TileBuffers:
     """On-chip placement: what runs at the same time lies in different banks.
 
     In the tensor memory the two operands of every product lie in different banks. In the
@@ -17,67 +59,112 @@ class Buffers:
     chunks of the weight gradient in the inner banks, while the vector unit works on the one before
     it; the optimizer's panels are in the outer banks, everything else in the inner ones.
 
+    A *set* is what a sub-minibatch leaves for its backward pass: the input and the gradient of
+    every stage, and the signs of the inputs. Sets are used in turn.
+
     Parameters
     ----------
     config : Config
         Sizes of the tile.
-    stages : sequence of Stage
-        The network.
+    part : Part
+        Stages.
     rows : int
         Samples of a sub-minibatch.
+    sets : (int, int)
+        Sets of inputs, sets of gradients.
+    targets : bool
+        Whether labels are float32 targets; otherwise one bit for each output.
 
     Members
     -------
-    weight, x, dy : dict
+    x, dy : list of dict
+        Set -> stage number -> :class:`Matrix` in the tensor memory: input, gradient of the output.
+    signs : list of dict
+        Set -> stage number -> :class:`Matrix` in the mask memory: where the input is positive.
+    sent, sent_signs, returned : list
+        Outputs for the next tile and gradients for the previous one, on their way.
+    weight : dict
         Stage number -> :class:`Matrix` in the tensor memory.
     bias, bias_grad : dict
         Stage number -> :class:`Matrix` in the accumulators.
     weight_grad : dict
         Stage number -> list of ``(first block, Matrix)``, chunks of column blocks.
-    relu : dict
-        Stage number -> :class:`Matrix` of sign bits in the mask memory.
+    samples, labels : list
+        Inputs and labels as they come from memory, on the tiles that need them; one or two, which
+        are used in turn.
     panel_rows : int
         Rows of a product panel and of an optimizer panel.
     """
 
-    def __init__(self, config, stages, rows):
-        self.config, self.stages, self.rows = config, stages, rows
+    def __init__(self, config, part, rows, *, sets=(1, 1), targets=False):
+        self.config, self.part, self.rows = config, part, rows
         self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
         self._acc = Arena("acc memory", config.acc_rows, config.banks)
         self._mask = Arena("mask memory", config.mask_rows, config.banks)
-        last, widest = stages[-1].linear.outputs, max(s.linear.outputs for s in stages)
+        stages = part.stages
+        #: rows of random numbers that a sub-minibatch may use, whatever the part
+        self.random_rows = blocks(rows, config.n) * config.n * blocks(
+            max(stage.linear.outputs for stage in stages), config.n)
+        linear = {s: stages[s].linear for s in part.numbers}
+        widest = max(layer.outputs for layer in linear.values())
         half, top = config.banks // 2, config.banks - 1
         inner = (half - 1, half) if config.banks > 2 else (0, 1)
 
-        self.weight = {s: self._tiles(f"weight {s}", stage.linear.outputs, stage.linear.inputs, 0)
-                       for s, stage in enumerate(stages)}
-        self.x = {s: self._tiles(f"activation {s}", rows, stage.linear.inputs, half)
-                  for s, stage in enumerate(stages)}
-        self.dy = {s: self._tiles(f"gradient {s}", rows, stage.linear.outputs, top)
-                   for s, stage in enumerate(stages)}
+        self.weight = {s: self._tiles(f"weight {s}", layer.outputs, layer.inputs, 0)
+                       for s, layer in linear.items()}
+        self.x = [{s: self._tiles(f"activation {s}, set {k}", rows, layer.inputs, half)
+                   for s, layer in linear.items()} for k in range(sets[0])]
+        self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs, top)
+                    for s, layer in linear.items()} for k in range(sets[1])]
+        self.signs = [{s: self._bits(f"signs of activation {s}, set {k}", rows, layer.inputs)
+                       for s, layer in linear.items() if part.masked(s)} for k in range(sets[0])]
+        self.sent, self.sent_signs, self.returned = [], [], []
+        for k in range(_OUTGOING):
+            if not part.ends:
+                outputs = linear[part.last].outputs
+                self.sent.append(self._tiles(f"output {k}", rows, outputs, inner[0]))
+                if stages[part.last].relu:
+                    self.sent_signs.append(self._bits(f"signs of output {k}", rows, outputs))
+            if not part.begins:
+                self.returned.append(self._tiles(f"returned gradient {k}", rows,
+                                                 linear[part.first].inputs, inner[0]))
 
-        self.panel_rows = max(min(_PANEL_ROWS, config.acc_rows // 8), rows, widest)
+        self.panel_rows = max(min(_PANEL_ROWS, config.acc_rows // 8), rows,
+                              *(layer.outputs for layer in linear.values()))
         self.panels = [self._acc.take(self.panel_rows, f"product panel {i}", bank=i * top)
                        for i in range(2)]
         self.optimizer = [{name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
                            for name, bank in (("weight", 0), ("momentum", top))} for i in range(2)]
-        self.dy_wide = self._fp32("gradient in FP32", rows, widest, inner[1])
-        self.weight_grad = {s: self._chunks(f"weight gradient {s}", stage.linear, inner)
-                            for s, stage in enumerate(stages)}
-        self.samples = self._fp32("input samples", rows, stages[0].linear.inputs, inner[0])
-        self.logits = self._fp32("outputs", rows, last, inner[0])
+        self.wide = self._fp32("gradient in FP32", -(-rows // 2), widest, inner[1])
+        self.weight_grad = {s: self._chunks(f"weight gradient {s}", layer, inner)
+                            for s, layer in linear.items()}
         self.bias, self.bias_grad = (
-            {s: self._fp32(f"{name} {s}", 1, stage.linear.outputs, inner[0])
-             for s, stage in enumerate(stages) if stage.linear.bias}
-            for name in ("bias", "bias gradient"))
-        self.scratch = self._fp32("loss scratch", rows, last, inner[1])
-        self.columns = [self._fp32(f"loss column {i}", rows, config.n, bank)
-                        for i, bank in enumerate((0, top, inner[0]))]
-        self.loss = self._fp32("loss", 1, config.n, inner[0])
+            {s: self._fp32(f"{name} {s}", 1, layer.outputs, inner[0])
+             for s, layer in linear.items() if layer.bias} for name in ("bias", "bias gradient"))
+        self.samples, self.labels = [], []
+        if part.begins:
+            self.samples = [self._fp32("input samples", rows, stages[0].linear.inputs, inner[0])]
+        if part.ends:
+            self._loss_buffers(stages[-1].linear.outputs, inner, top, targets)
+        if part.begins:
+            self._load_ahead(stages[0].linear.inputs, inner[1])
 
-        self.relu = {s: self._bits(f"ReLU mask {s}", rows, stage.linear.outputs)
-                     for s, stage in enumerate(stages) if stage.relu}
-        self.labels = self._bits("labels", rows, last)
+    def _loss_buffers(self, outputs, inner, top, targets):
+        rows, n = self.rows, self.config.n
+        self.logits = self._fp32("outputs", rows, outputs, inner[0])
+        self.scratch = self._fp32("loss scratch", rows, outputs, inner[1])
+        self.columns = [self._fp32(f"loss column {i}", rows, n, bank)
+                        for i, bank in enumerate((0, top, inner[0]))]
+        self.loss = self._fp32("loss", 1, n, inner[0])
+        self.labels = [self._fp32(f"targets {k}", rows, outputs, inner[k]) if targets else
+                       self._bits(f"labels {k}", rows, outputs) for k in range(2)]
+
+    def _load_ahead(self, inputs, bank):
+        """A second place for samples, if there is room."""
+        try:
+            self.samples.append(self._fp32("more input samples", self.rows, inputs, bank))
+        except ConfigError:
+            return
 
     def chunks(self, count, rows):
         """``(first, count)`` of the column blocks of ``rows`` rows that fill one panel."""

@@ -66,6 +66,12 @@ def footprint(opcode, fields, config):
         return Footprint(reads={"tensor": np.concatenate([a, w])}, writes={"acc": d})
     if opcode is Opcode.VECTOR:
         return _vector(f, n)
+    if opcode in (Opcode.RECEIVE, Opcode.SEND):
+        padded = -(-f["rows"] // n) * n
+        rows = {"tensor": _grid(f["op0"], (f["blocks"], f["t_stride"]), (padded, 1))}
+        if f["masked"]:
+            rows["mask"] = _grid(f["op4"], (f["blocks"], f["k_stride"]), (f["rows"], 1))
+        return Footprint(reads=rows) if opcode is Opcode.SEND else Footprint(writes=rows)
     return Footprint()
 
 

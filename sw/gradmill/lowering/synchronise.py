@@ -31,7 +31,7 @@ class Synchroniser:
     def __init__(self, config):
         self._config = config
         sizes = {"tensor": config.tensor_rows, "acc": config.acc_rows, "mask": config.mask_rows}
-        self._queues = [Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE]
+        self._queues = list(Queue)
         #: last instruction of each queue that read / wrote each row, -1 for none
         self._read  = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}
         self._wrote = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}

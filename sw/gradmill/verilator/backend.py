@@ -71,6 +71,9 @@ def _load(path):
         "board_read": (ctypes.c_int, [board, u32, ctypes.POINTER(u32)]),
         "board_run": (u64, [board, u64]),
         "board_idle": (None, [board, u64]),
+        "board_record": (None, [board, ctypes.c_int]),
+        "board_event_count": (u64, [board]),
+        "board_take_events": (None, [board, ctypes.c_void_p]),
         "board_irq": (ctypes.c_int, [board]),
         "board_cycles": (u64, [board]),
         "board_traffic": (None, [board, ctypes.c_int, ctypes.POINTER(_Traffic)]),
@@ -80,6 +83,10 @@ def _load(path):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library
+
+
+#: What the board records: bits of the port ``activity`` from bit 32 * index up.
+_EVENT = np.dtype([("cycle", "<u8"), ("index", "<u4"), ("bits", "<u4")])
 
 
 def _per_tier(value):
@@ -212,6 +219,21 @@ class VerilatorDevice(Device):
     def cycles(self):
         """Clock cycles since the board exists."""
         return self._library.board_cycles(self._board)
+
+    def record_activity(self, on=True):
+        """Record what begins and ends in every tile from now on, or no longer."""
+        self._library.board_record(self._board, on)
+
+    def take_activity(self):
+        """What was recorded, and forget it: array of ``(cycle, tile, queue, begins)``."""
+        events = np.zeros(self._library.board_event_count(self._board), _EVENT)
+        self._library.board_take_events(self._board, events.ctypes.data)
+        event, bit = np.nonzero(events["bits"][:, None] >> np.arange(32, dtype=np.uint32) & 1)
+        position = events["index"][event].astype(np.int64) * 32 + bit
+        tile, rest = np.divmod(position, 2 * len(self.config.queues))
+        ends, queue = np.divmod(rest, len(self.config.queues))
+        return np.rec.fromarrays([events["cycle"][event].astype(np.int64), tile, queue, ends == 0],
+                                 names="cycle,tile,queue,begins")
 
     def idle(self, cycles):
         """Let the clock run."""

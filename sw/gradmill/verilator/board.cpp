@@ -1,7 +1,10 @@
 // The board around the simulated device: clock, reset, host port, two memories, bus monitors.
 // Everything runs in the host's process, behind a C interface.
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "axi_memory.h"
 #include "axi_monitor.h"
@@ -19,6 +22,18 @@ namespace {
 constexpr int RESET_CYCLES = 8;
 constexpr int HOST_TIMEOUT = 10000;  // cycles for one register access
 
+// What began and ended in a cycle: 32 bits of the port `activity`, from bit 32 * index up.
+struct Event {
+    uint64_t cycle;
+    uint32_t index;
+    uint32_t bits;
+};
+
+template <class Port> uint32_t word(const Port& port, size_t index) {
+    if constexpr (std::is_integral_v<Port>) return static_cast<uint64_t>(port) >> (32 * index);
+    else return port[index];
+}
+
 class Board {
     VerilatedContext context_;
     Vgradmill top_{&context_, "gradmill"};
@@ -33,6 +48,8 @@ public:
     Monitor<FarPins> far_monitor;
     Verdict verdict;
     uint64_t cycles = 0;
+    bool recording = false;
+    std::vector<Event> events;
 
     Board(uint8_t* near_data, uint64_t near_size, uint8_t* far_data, uint64_t far_size,
           const char* wave)
@@ -84,6 +101,7 @@ public:
         far_monitor.sample();
         near.sample(cycles);
         far.sample(cycles);
+        if (recording) record();
         edge();
         near.drive(cycles);
         far.drive(cycles);
@@ -141,6 +159,13 @@ public:
     }
 
 private:
+    void record() {
+        using Port = std::remove_reference_t<decltype(top_.activity)>;
+        for (size_t i = 0; i < (sizeof(Port) + 3) / 4; ++i)
+            if (const uint32_t bits = word(top_.activity, i))
+                events.push_back({cycles, static_cast<uint32_t>(i), bits});
+    }
+
     void settle() {
         top_.clk = 0;
         top_.eval();
@@ -204,6 +229,16 @@ uint64_t board_run(Board* board, uint64_t limit) { return board->run(limit); }
 
 void board_idle(Board* board, uint64_t count) {
     while (count--) board->cycle();
+}
+
+// Records what begins and ends from now on, or no longer.
+void board_record(Board* board, int on) { board->recording = on; }
+uint64_t board_event_count(Board* board) { return board->events.size(); }
+
+// Hands the recorded events over and forgets them.
+void board_take_events(Board* board, Event* events) {
+    std::copy(board->events.begin(), board->events.end(), events);
+    board->events.clear();
 }
 
 int board_irq(Board* board) { return board->irq(); }

@@ -30,6 +30,8 @@ _OLDEST = (5, 36)
 _FLAGS = ("--cc", "--build", "--prefix", "Vgradmill", "--top-module", "gradmill", "-O3",
           "--x-assign", "fast", "--x-initial", "fast", "-Wno-lint", "-Wno-fatal",
           "-CFLAGS", "-fPIC", "-MAKEFLAGS", "OPT_FAST=-O2")
+#: With several tiles: the module of a tile becomes a library of its own, compiled once.
+_TILE = "gradmill_tile"
 _WAVES = {None: (), "vcd": ("--trace-vcd",), "fst": ("--trace-fst",)}
 
 
@@ -132,6 +134,12 @@ def emit_verilog(config, *, progress=True):
                     f"writing Verilog of configuration {config.name!r}", progress)
 
 
+def _archives(model):
+    """Libraries of the model, in the order in which the linker wants them."""
+    return [model / "libVgradmill.a", *sorted(model.glob(f"V{_TILE}/*.a")),
+            model / "libverilated.a"]
+
+
 def fst_available():
     """Whether the headers that FST waveforms need are installed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -154,19 +162,24 @@ def board_library(verilog, *, wave=None, name="device", progress=True):
         For messages.
     """
     tool = find_verilator()
-    flags = (*_FLAGS, *_WAVES[wave])
-    key = _digest(verilog.read_bytes(), repr(flags).encode(), tool.version.encode(),
+    text = verilog.read_text()
+    chain = text.count(f"  {_TILE} ") > 1
+    flags = (*_FLAGS, *_WAVES[wave], *(["--hierarchical"] if chain else []))
+    key = _digest(text.encode(), repr(flags).encode(), tool.version.encode(),
                   *((_HERE / source).read_bytes() for source in _SOURCES))
 
     def make(folder):
-        model = folder / "model"
-        _call([tool.command, *flags, "-j", min(2, os.cpu_count() or 1), "--Mdir", model, verilog],
+        model, source = folder / "model", folder / "gradmill.v"
+        block = "/* verilator hier_block */" if chain else ""
+        source.write_text(re.sub(rf"(module {_TILE}\(.*?\);)", rf"\1 {block}", text, count=1,
+                                 flags=re.DOTALL))
+        _call([tool.command, *flags, "-j", min(2, os.cpu_count() or 1), "--Mdir", model, source],
               "Verilator")
         library = folder / "board.so"
         _call(["g++", "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Werror",
                f"-DGRADMILL_WAVE={list(_WAVES).index(wave)}", "-I", model, "-isystem", tool.include,
                "-isystem", tool.include / "vltstd", _HERE / "board.cpp",
-               model / "libVgradmill.a", model / "libverilated.a", "-pthread",
+               *_archives(model), "-pthread",
                *(["-llz4", "-lz"] if wave == "fst" else []), "-o", library],
               "compiling the board")
         return library

@@ -1,0 +1,333 @@
+"""Programs of all tiles of a network: each sub-minibatch forward, backward and into the update.
+
+A schedule is an order of operations over all tiles. Every tile's program follows it; where an
+operation ends whose result a neighbour needs, the tile sends it and the neighbour receives it *at
+that point of its own program*, before whatever it does later in the order. So there is one order of
+all instructions that agrees with every program and in which each receive directly follows its send.
+The first instruction of that order which has not completed finds all before it completed: its
+semaphores are there, it is at the head of its queue, and if it sends, its partner is at the head of
+the neighbour's queue too. No program made here can deadlock, however short queues and links are.
+"""
+
+from dataclasses import dataclass
+
+from gradmill_hw.isa import Class, Kind, Opcode
+
+from ..nn import MSE
+from . import loss as losses
+from .buffers import Part, TileBuffers
+from .emitter import Emitter
+from .layout import blocks
+from .optimizer import load_parameters, update_bias, update_weight
+from .programs import assemble, iterations
+
+
+__all__ = ["RANDOM_STEP", "Batch", "Lowering", "TrainTile"]
+
+#: Random numbers of a virtual minibatch, in rows.
+RANDOM_STEP = 1 << 24
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A virtual minibatch in memory: whole sub-minibatches, then a short one.
+
+    Parameters
+    ----------
+    size : int
+        Samples, B.
+    sub : int
+        Samples of a sub-minibatch, M.
+    data_bytes, label_bytes : int
+        Bytes of one whole sub-minibatch of inputs, and of labels or results.
+    """
+
+    size:        int
+    sub:         int
+    data_bytes:  int
+    label_bytes: int
+
+    @property
+    def rows(self):
+        """Samples of each sub-minibatch."""
+        whole, rest = divmod(self.size, self.sub)
+        return [self.sub] * whole + [rest] * bool(rest)
+
+
+class Lowering:
+    """Makes the programs of every tile.
+
+    Parameters
+    ----------
+    config : Config
+        Sizes.
+    stages : tuple of Stage
+        The network.
+    spans : sequence of (int, int)
+        First and last stage of each tile that takes part.
+    order : sequence of (int, str, int)
+        ``(tile, operation, sub-minibatch)`` of a virtual minibatch with all its sub-minibatches;
+        operations are ``"F"``, ``"B"`` and ``"W"``, in an order in which each comes after what it
+        needs.
+    sub : int
+        M.
+    loss, optimizer
+        Of the trainer.
+    narrow, stochastic : bool
+        See :class:`Emitter`.
+    """
+
+    def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, narrow=False,
+                 stochastic=False):
+        self.config, self.stages, self.sub = config, stages, sub
+        self.loss, self.optimizer = loss, optimizer
+        self._rounding = {"narrow": narrow, "stochastic": stochastic}
+        self._order = tuple(order)
+        parts = [Part(tuple(stages), first, last) for first, last in spans]
+        self.sets = _sets(self._order, len(parts))
+        self.buffers = [TileBuffers(config, part, sub, sets=sets, targets=isinstance(loss, MSE))
+                        for part, sets in zip(parts, self.sets, strict=True)]
+
+    def batch(self, kind, size):
+        """The :class:`Batch` of ``size`` samples for ``kind`` of program."""
+        bits = kind == "train" and not isinstance(self.loss, MSE)
+        inputs, outputs = self.stages[0].linear.inputs, self.stages[-1].linear.outputs
+        data, labels = (blocks(cols, self.config.n) * self.config.run_bytes(row, self.sub)
+                        for row, cols in (("fp32", inputs), ("mask" if bits else "fp32", outputs)))
+        return Batch(size, self.sub, data, labels)
+
+    def startup(self, regions):
+        """Master weights and biases from memory to the forms in which they are used."""
+        programs = []
+        for buffers in self.buffers:
+            emit = Emitter(buffers)
+            for s in buffers.part.numbers:
+                load_parameters(emit, s, regions[s])
+            programs.append(assemble(self.config, [emit.code]))
+        return programs
+
+    def predict(self, size):
+        """Outputs of ``size`` samples; results lie where labels would."""
+        batch = self.batch("predict", size)
+        tiles = range(len(self.buffers))
+        order = [(t, "F", j) for j in range(len(batch.rows)) for t in tiles]
+        return self._programs(order, batch, 1, (0, 0, 0, 0), _Predict)
+
+    def train(self, size, count, strides, regions, result):
+        """``count`` virtual minibatches of ``size`` samples, each with its update.
+
+        Parameters
+        ----------
+        strides : (int, int)
+            Bytes from one virtual minibatch to the next, of samples and of labels.
+        regions : dict
+            Stage -> name -> :class:`Region` of the master parameters.
+        result : Region
+            Layout of one mean loss; they are stored one behind the other from argument 3.
+        """
+        batch = self.batch("train", size)
+        order = [step for step in self._order if step[2] < len(batch.rows)]
+        steps = (*strides, result.stride, RANDOM_STEP)
+        return self._programs(order, batch, count, steps, TrainTile, self.loss, self.optimizer,
+                              regions, result)
+
+    def _programs(self, order, batch, count, steps, kind, *rest):
+        """One program for each tile."""
+        made = {}
+
+        def code(tile):
+            def of(bases):
+                if bases not in made:
+                    made[bases] = self._codes(order, batch, kind, bases, *rest)
+                return made[bases][tile]
+            return of
+
+        return [assemble(self.config, iterations(code(tile), count, steps))
+                for tile in range(len(self.buffers))]
+
+    def _codes(self, order, batch, kind, bases, *rest):
+        """Instructions of each tile for one virtual minibatch."""
+        tiles = [kind(Emitter(buffers, **self._rounding), batch, bases, *rest)
+                 for buffers in self.buffers]
+        for t, operation, j in order:
+            tiles[t].run(operation, j)
+            if operation == "F" and t + 1 < len(tiles):
+                tiles[t].send_output(j)
+                tiles[t + 1].receive_input(j)
+            elif operation == "B" and t > 0:
+                tiles[t].send_gradient(j)
+                tiles[t - 1].receive_gradient(j)
+        return [tile.emit.code for tile in tiles]
+
+
+def _sets(order, tiles):
+    """Sets of inputs and of gradients of each tile: the most that are alive at a time."""
+    alive, most = [[0, 0] for _ in range(tiles)], [[1, 1] for _ in range(tiles)]
+
+    def change(tile, kind, amount):
+        alive[tile][kind] += amount
+        most[tile][kind] = max(most[tile][kind], alive[tile][kind])
+
+    for t, operation, _ in order:
+        if operation == "F":
+            if t == 0:
+                change(t, 0, 1)
+            if t == tiles - 1:
+                change(t, 1, 1)
+            else:
+                change(t + 1, 0, 1)
+        elif operation == "B" and t > 0:
+            change(t - 1, 1, 1)
+        elif operation == "W":
+            change(t, 0, -1)
+            change(t, 1, -1)
+    return [tuple(pair) for pair in most]
+
+
+#: Operation -> method of a tile.
+_METHODS = {"F": "forward", "B": "backward", "W": "weights"}
+
+
+class _Tile:
+    """One tile in the course of a virtual minibatch."""
+
+    def __init__(self, emit, batch, bases):
+        self.emit, self.batch, self.bases = emit, batch, bases
+        self.part, self.buffers = emit.part, emit.buffers
+        self._loaded = 0
+
+    def run(self, operation, j):
+        """Append the instructions of one operation, ``"F"``, ``"B"`` or ``"W"``."""
+        element, register = self.bases.random
+        self.emit.place = element + j * self.buffers.random_rows, register
+        getattr(self, _METHODS[operation])(j)
+
+    def _set(self, j):
+        """Sets that sub-minibatch ``j`` uses."""
+        return j % len(self.buffers.x), j % len(self.buffers.dy)
+
+    @staticmethod
+    def _in_turn(places, j):
+        return places[j % len(places)]
+
+    def _tag(self, j, **fields):
+        return {"sub": j % (1 << 16), "last_sub": int(j == len(self.batch.rows) - 1), **fields}
+
+    def receive_input(self, j):
+        self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j))
+
+    def send_output(self, j):
+        self.emit.send_output(j % 2, self.batch.rows[j], self._tag(j))
+
+    def receive_gradient(self, j):
+        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1))
+
+    def send_gradient(self, j):
+        self.emit.send_gradient(j % 2, self.batch.rows[j], self._tag(j, gradient=1))
+
+    def _load_ahead(self, j):
+        """Load sub-minibatches up to ``j`` from memory, as far as there are any."""
+        while self._loaded <= min(j, len(self.batch.rows) - 1):
+            self.load(self._loaded, self.batch.rows[self._loaded])
+            self._loaded += 1
+
+    def load(self, j, m):
+        """What comes from memory."""
+        if self.part.begins:
+            emit, (offset, base) = self.emit, self.bases.data
+            emit.chunk(Kind.FP32, Class.DATA, self._in_turn(self.buffers.samples, j), m,
+                       offset + j * self.batch.data_bytes, base)
+
+    def _stages(self, j, **options):
+        """Forward through the stages of this tile."""
+        emit, m, (k, _) = self.emit, self.batch.rows[j], self._set(j)
+        self._load_ahead(j)
+        start = len(emit.code)
+        if self.part.begins:
+            emit.quantise_samples(self._in_turn(self.buffers.samples, j), k, m)
+        for s in self.part.numbers:
+            emit.forward(s, k, j % 2, m, **options)
+        return start
+
+
+class _Predict(_Tile):
+    """Forward only."""
+
+    def forward(self, j):
+        self._stages(j, training=False)
+        self._load_ahead(j + 1)
+        if self.part.ends:
+            offset, base = self.bases.labels
+            losses.store_outputs(self.emit, self.batch.rows[j],
+                                 offset + j * self.batch.label_bytes, base)
+
+
+class TrainTile(_Tile):
+    """Forward, backward, two-level reduction and update."""
+
+    def __init__(self, emit, batch, bases, loss, optimizer, regions, result):
+        super().__init__(emit, batch, bases)
+        self.loss, self.momentum = loss, optimizer.momentum
+        self.regions, self.result = regions, result
+        self._owed = None  # sub-minibatch whose loss is still to be added
+
+    def load(self, j, m):
+        super().load(j, m)
+        if self.part.ends:
+            offset, base = self.bases.labels
+            losses.load_labels(self.emit, j % 2, m, offset + j * self.batch.label_bytes, base,
+                               self.loss)
+
+    def forward(self, j):
+        self._settle()
+        start = self._stages(j, pad=int(not isinstance(self.loss, MSE)))
+        self._mark(start, "hold", first=True)
+        if self.part.ends:
+            losses.gradient(self.emit, self.loss, j % 2, self._set(j)[1], self.batch.rows[j],
+                            self.batch.size)
+            self._owed = j
+        self._load_ahead(j + 1)
+
+    def backward(self, j):
+        """Data gradients. Nobody waits for those of the first tile: they go with the weights."""
+        if not self.part.begins:
+            self._data_gradients(self.part.numbers, j)
+            self._settle()
+
+    def _data_gradients(self, stages, j):
+        k, kd = self._set(j)
+        for s in reversed(stages):
+            self.emit.data_gradient(s, k, kd, j % 2, self.batch.rows[j])
+
+    def weights(self, j):
+        m, (k, kd) = self.batch.rows[j], self._set(j)
+        first, last = j == 0, j == len(self.batch.rows) - 1
+        start = len(self.emit.code)
+        for s in reversed(self.part.numbers):
+            self.emit.bias_gradient(s, kd, m, first=first)
+            if self.part.begins and s:
+                self._data_gradients([s], j)
+            for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
+                if last:
+                    update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
+            if last:
+                update_bias(self.emit, s, self.regions[s], self.momentum)
+            self._settle()
+        self._mark(start, "release", first=False)
+        if last and self.part.ends:
+            outputs = self.buffers.logits.cols if isinstance(self.loss, MSE) else 1
+            offset, base = self.bases.losses
+            losses.store_loss(self.emit, self.result, offset, base,
+                              1 / (self.batch.size * outputs))
+
+    def _settle(self):
+        """Add the loss that is owed, before its operands are overwritten."""
+        if self._owed is not None:
+            losses.add_loss(self.emit, self.loss, self._owed % 2, self.batch.rows[self._owed],
+                            first=self._owed == 0)
+            self._owed = None
+
+    def _mark(self, start, field, *, first):
+        """Set ``field`` in the first or the last product from ``start`` on."""
+        products = [fields for opcode, fields in self.emit.code[start:] if opcode is Opcode.MATMUL]
+        products[0 if first else -1][field] = 1

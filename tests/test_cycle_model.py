@@ -1,0 +1,77 @@
+# amaranth: UnusedElaboratable=no
+"""The cycle model: its latencies are those of the circuits, its predictions those of the RTL."""
+
+import pytest
+
+import gradmill as gm
+from gradmill.cycle_model import UNITS, predict, quantiser_cycles, vector_cycles
+from gradmill_hw.config import NANO, SIM
+from gradmill_hw.control.semaphores import TOKENS
+from gradmill_hw.isa import AddOp, AddSource, FunctionOp, MulSource, Queue, Space
+from gradmill_hw.link.endpoints import LINK_CREDITS
+from gradmill_hw.matrix.accumulate import turnaround
+from gradmill_hw.vector.vector import VectorUnit
+from tests.test_pipeline import network, train
+
+
+@pytest.mark.parametrize("n", [4, 8, 16])
+def test_vector_cycles_are_those_of_the_unit(n):
+    unit = VectorUnit(SIM.replace(n=n, bus_bits=32 * n))
+    for a_space in Space:
+        for mul in MulSource:
+            for add_source, add_op in ((AddSource.NONE, AddOp.ADD), (AddSource.ROW, AddOp.SUB),
+                                       (AddSource.SCALAR, AddOp.MAX)):
+                for function in (FunctionOp.NONE, FunctionOp.EXP):
+                    for write in ("write_acc", "write_tensor", "write_mask", None):
+                        fields = {"rows": 5, "blocks": 3, "a_space": a_space, "mul": mul,
+                                  "add_source": add_source, "add_op": add_op,
+                                  "function": function, "write_acc": 0, "write_tensor": 0,
+                                  "write_mask": 0}
+                        if write:
+                            fields[write] = 1
+                        rows, latency = vector_cycles(fields, n)
+                        assert latency == unit.overhead(fields)
+                        padded = -(-5 // n) * n if write == "write_tensor" else 5
+                        assert rows == 3 * padded
+    assert quantiser_cycles(n) == unit._tensor.latency
+
+
+def test_other_latencies_are_those_of_the_units():
+    assert UNITS.turnaround == turnaround()
+    assert UNITS.credits == LINK_CREDITS
+    assert TOKENS == 16
+
+
+def test_every_instruction_is_followed():
+    config = SIM.replace(tiles=2)
+    with gm.open("emulator", config) as device:
+        trainer = gm.Trainer(network((9, 12, 5)), device, optimizer=gm.SGD(lr=0.1),
+                             virtual_minibatch=12, sub_minibatch=3)
+        programs = trainer._lowering.train(12, 6, (4096, 512), trainer._regions,
+                                           trainer._losses_at)
+    found = predict(programs, config, spans=True)
+    for program, spans in zip(programs, found.spans, strict=True):
+        once = sum(line.opcode.queue is not None for line in program.lines)
+        assert len(spans) > once, "loops are unrolled"
+        for queue in Queue:
+            ends = [end for q, _, end, _, _ in spans if q == queue]
+            assert ends == sorted(ends), "queues are in order"
+    assert found.cycles == max(found.tile_cycles)
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_predictions_are_those_of_the_rtl(tiles):
+    """Within 5 % on networks of three layers, without a memory that stalls."""
+    config = NANO.replace(tiles=3, tensor_rows=2048, acc_rows=1024, mask_rows=512)
+    for widths, size, sub in (((16, 12, 16, 8), 24, 4), ((20, 16, 12, 6), 16, 8)):
+        with gm.open("verilator", config, watchdog=100_000) as device:
+            train(device, widths, size, sub, 4 * size, tiles=tiles)
+            measured = device.counters()["cycles"]
+            trainer = gm.Trainer(network(widths), device, tiles=tiles, virtual_minibatch=size,
+                                 sub_minibatch=sub, optimizer=gm.SGD(lr=0.1, momentum=0.9))
+            startup = predict(trainer._lowering.startup(trainer._regions), config).cycles
+            programs = trainer._lowering.train(size, 4, (8192, 1024), trainer._regions,
+                                               trainer._losses_at)
+        expected = startup + predict(programs, config).cycles
+        assert abs(expected / measured - 1) < 0.05, f"{expected} predicted, {measured} measured"
