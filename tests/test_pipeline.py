@@ -27,6 +27,8 @@ CASES = [
     ((8, 24, 16, 2), 11, 2, 3, 40),
     ((10, 10, 10, 10, 10), 40, 5, 3, 120),
 ]
+#: A small chain for the RTL.
+CHAIN = NANO.replace(tiles=3, tensor_rows=2048, acc_rows=2048, mask_rows=512, bus_bits=128)
 #: Of them, those that run on the RTL too.
 ON_RTL = (0, 1, 4, 5, 6, 8)
 
@@ -148,7 +150,7 @@ def test_stash_does_not_grow_with_the_virtual_minibatch(schedule):
 @pytest.mark.rtl
 @pytest.mark.parametrize("stall", [0.0, 0.3])
 def test_rtl_gives_the_bits_of_the_emulator(stall):
-    config = NANO.replace(tiles=3, tensor_rows=2048, acc_rows=1024, mask_rows=512)
+    config = CHAIN
     for case in ON_RTL:
         widths, size, sub, tiles, samples = CASES[case]
         results = []

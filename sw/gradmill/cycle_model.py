@@ -128,6 +128,7 @@ class _Tile:
         self._started = dict.fromkeys(Queue, 0)     # when the last command was taken
         self._free = dict.fromkeys(Queue, 0)        # when the unit takes the next one
         self._ended = dict.fromkeys(Queue, 0)
+        self._streamed = 0                          # when the array has had its last row
         self._unknown = deque()                     # sends whose end the receiver decides
 
     def run(self):
@@ -200,11 +201,10 @@ class _Tile:
         if command.opcode is Opcode.MATMUL:
             tiles = -(-fields["k"] // n) * -(-fields["c"] // n)
             step = max(fields["m"], n, UNITS.turnaround)
-            idle = start > self._free[queue]
-            issue = tiles * step
-            begin = start + (2 * n if idle else 0)
-            self._free[queue] = begin + issue + (
-                UNITS.turnaround if fields["accumulate"] else 0)
+            # Weights are fetched while the rows of the product before still stream.
+            begin = max(start + 2 * n, self._streamed)
+            self._streamed = begin + tiles * step + fields["accumulate"] * UNITS.turnaround
+            self._free[queue] = self._streamed - 2 * n
             return begin + (tiles - 1) * step + fields["m"] + UNITS.product
         if command.opcode is Opcode.VECTOR:
             rows, latency = vector_cycles(fields, n)

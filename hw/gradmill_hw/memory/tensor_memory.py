@@ -3,6 +3,7 @@
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .banked import BankRequests, block_ram, share_last
 from .ports import BfpRow, TensorReadPort, WritePort
@@ -11,9 +12,9 @@ from .ports import BfpRow, TensorReadPort, WritePort
 __all__ = ["TensorMemory"]
 
 
-def _exchange(lanes, number, *, bits):
-    """Lane ``l`` of the result is lane ``l xor number``, for the given ``bits`` of ``number``."""
-    for bit in bits:
+def _exchange(lanes, number):
+    """Lane ``l`` of the result is lane ``l xor number``, modulo the lanes."""
+    for bit in range(exact_log2(len(lanes))):
         lanes = [Mux(number[bit], lanes[lane ^ 1 << bit], lanes[lane])
                  for lane in range(len(lanes))]
     return lanes
@@ -76,15 +77,13 @@ class TensorMemory(wiring.Component):
         writes   = BankRequests(m, write, depth=config.tensor_rows, banks=config.banks)
         m.d.sync += self.fault.eq(reads.fault | writes.fault)
 
-        # The last exchange of a write shares its look-up tables with the choice of the writer.
-        half = [_exchange([port.data.mantissa[lane].as_unsigned() for lane in lanes], port.addr,
-                          bits=range(tag_bits - 1)) for port in write]
+        skewed = [_exchange([port.data.mantissa[lane].as_unsigned() for lane in lanes], port.addr)
+                  for port in write]
 
         rows = []
         for bank in range(config.banks):
             w_row     = writes.pick(bank, writes.row)
-            mantissas = _exchange([writes.pick(bank, [row[lane] for row in half])
-                                   for lane in lanes], w_row, bits=[tag_bits - 1])
+            mantissas = [writes.pick(bank, [row[lane] for row in skewed]) for lane in lanes]
             r_row     = reads.pick(bank, reads.row)
             transpose = reads.pick(bank, [port.transpose for port in read])
             r_addrs   = [r_row ^ Mux(transpose, lane, 0) for lane in lanes]
@@ -118,8 +117,7 @@ class TensorMemory(wiring.Component):
             ]
             m.d.comb += [
                 Cat(port.data.mantissa[lane] for lane in lanes).eq(
-                    Cat(_exchange([row_2.mantissa[lane] for lane in lanes], tag_2,
-                                  bits=range(tag_bits)))),
+                    Cat(_exchange([row_2.mantissa[lane] for lane in lanes], tag_2))),
                 port.data.exponent.eq(row_2.exponent),
             ]
 

@@ -5,16 +5,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .fp32_format import Fp32
-from .fp32_normalise import add, normalise, pack
+from .fp32_normalise import add, choose, normalise, pack
 
 
 __all__ = ["Fp32Add"]
-
-
-def _choose(index, values):
-    """One of four values by the two bits of ``index``: a LUT6 per bit."""
-    return Mux(index[1], Mux(index[0], values[3], values[2]),
-               Mux(index[0], values[1], values[0]))
 
 
 class Fp32Add(wiring.Component):
@@ -78,14 +72,14 @@ class Fp32Add(wiring.Component):
         both_special = Signal(reset_less=True)
         m.d.sync += [
             large.eq(Mux(swap, self.b, self.a)),
-            small.eq(_choose(Cat(swap, shift[4]), [b_sig, a_sig, b_sig[16:], a_sig[16:]])),
+            small.eq(choose(Cat(swap, shift[4]), [b_sig, a_sig, b_sig[16:], a_sig[16:]])),
             lost_1.eq(shift[4] & Mux(swap, a_sig[:16].any(), b_sig[:16].any())),
             distance.eq(shift[:4]),
             further.eq(borrow ^ swap),
             far.eq(shift[5:].any() | small_zero),
             small_zero_1.eq(small_zero),
             subtract_1.eq((a.sign ^ b.sign) & ~self.skip_a),
-            both_special.eq(a.is_special & b.is_special & ~self.skip_a),
+            both_special.eq(a.is_special & b.is_special),
         ]
 
         # Align to two bits below the larger fraction; ``sticky`` is what falls off.
@@ -94,8 +88,8 @@ class Fp32Add(wiring.Component):
         for step in (2, 0):
             shifted = Signal(26, name=f"aligned_{step}")
             amount = distance[step:step + 2]
-            m.d.comb += shifted.eq(_choose(amount, [aligned[k << step:] for k in range(4)]))
-            sticky |= _choose(amount, [aligned[:k << step].any() for k in range(4)])
+            m.d.comb += shifted.eq(choose(amount, [aligned[k << step:] for k in range(4)]))
+            sticky |= choose(amount, [aligned[:k << step].any() for k in range(4)])
             aligned = shifted
         lost = Signal()
         addend = Signal(26)

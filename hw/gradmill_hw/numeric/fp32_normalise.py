@@ -5,7 +5,7 @@ from amaranth import *
 from .fp32_format import CANONICAL_NAN, Fp32
 
 
-__all__ = ["add", "leading_one", "normalise", "pack"]
+__all__ = ["add", "choose", "leading_one", "normalise", "pack"]
 
 
 def add(a, b, carry):
@@ -16,6 +16,12 @@ def add(a, b, carry):
     one for a sum; the operands of a difference stay where they are.
     """
     return (Cat(carry, a) - Cat(~carry, ~b))[1:len(a) + 1]
+
+
+def choose(index, values):
+    """One of four values by the two bits of ``index``: a LUT6 per bit."""
+    return Mux(index[1], Mux(index[0], values[3], values[2]),
+               Mux(index[0], values[1], values[0]))
 
 
 def leading_one(value):

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from . import functions_tables as tables
 from ..isa import FunctionOp
 from .fp32_format import Fp32
-from .fp32_normalise import add, leading_one, normalise, pack
+from .fp32_normalise import add, choose, leading_one, normalise, pack
 
 
 __all__ = ["Functions"]
@@ -55,12 +55,6 @@ def _entries():
 def _is_long(address):
     """Whether ``address`` is used 2**-17 to 2**-3 away from 1."""
     return address >= 768 or (128 + 48 <= address < 128 + 80 and address % 16 >= 9)
-
-
-def _choose(index, values):
-    """One of four values by the two bits of ``index``."""
-    return Mux(index[1], Mux(index[0], values[3], values[2]),
-               Mux(index[0], values[1], values[0]))
 
 
 class Functions(wiring.Component):
@@ -130,7 +124,7 @@ class Functions(wiring.Component):
         aligned = Mux(shift[6:].any(), 0, Cat(C(0, 25), frac, is_exp))
         for step in (4, 2):
             shifted = Signal(33 + (1 << step), name=f"aligned_{step}")
-            m.d.comb += shifted.eq(_choose(shift[step:step + 2],
+            m.d.comb += shifted.eq(choose(shift[step:step + 2],
                                            [aligned[k << step:] for k in range(4)]))
             aligned = shifted
         aligned_1 = register("aligned_1", aligned)
@@ -172,14 +166,14 @@ class Functions(wiring.Component):
         power = Signal(signed(9))
         k = Signal(8)
         m.d.comb += [
-            fixed.eq(_choose(shift_1, [aligned_1[k:] for k in range(4)])),
+            fixed.eq(choose(shift_1, [aligned_1[k:] for k in range(4)])),
             octaves.eq(octaves_int[fixed[27:]] + octaves_frac[fixed[22:27]]),
             power.eq(exp_1 - 127 + half_1),
             k.eq(Mux(plan_1.is_exp, octaves[6:], Mux(fine_1[1], 0, abs(power)))),
         ]
-        address = Cat(_choose(fine_1, [frac_1[size:size + 7] for size in (16, 15, 14, 13)]),
+        address = Cat(choose(fine_1, [frac_1[size:size + 7] for size in (16, 15, 14, 13)]),
                       bank_1)
-        place = _choose(fine_1, [Cat(C(0, gap), frac_1)[:18] for gap in (2, 3, 4, 5)])
+        place = choose(fine_1, [Cat(C(0, gap), frac_1)[:18] for gap in (2, 3, 4, 5)])
         exponent = Signal(signed(10))
         with m.If(plan_1.is_exp):
             m.d.comb += exponent.eq(136 + plan_1.invert)

@@ -49,20 +49,28 @@ class IntToFp32(wiring.Component):
     def elaborate(self, platform):
         m = Module()
 
+        # A shift by 16 comes before the register, which makes both halves as long.
+        absolute = abs(self.integer)[:self.width]
+        far = C(0, 1)
+        if self.width > 16:
+            far = ~absolute[-16:].any()
         magnitude = Signal(self.width, reset_less=True)
+        far_1 = Signal(reset_less=True)
         sign = Signal(reset_less=True)
         exp_1 = Signal(signed(12), reset_less=True)
         nan_1 = Signal(reset_less=True)
         m.d.sync += [
-            magnitude.eq(abs(self.integer)),
+            magnitude.eq(Mux(far, absolute << 16, absolute)),
+            far_1.eq(far),
             sign.eq(self.integer < 0),
             exp_1.eq(self.exponent + (127 + self.width - 1)),
             nan_1.eq(self.nan),
         ]
 
-        normal, skipped = normalise(m, magnitude)
+        normal, fine = normalise(m, magnitude, min(4, (self.width - 1).bit_length()))
+        skipped = Cat(fine, C(0, 4 - len(fine)), far_1)
         # The bit below the fraction, which exists for ``width`` 25, is zero for every integer.
         frac = Cat(C(0, 24), normal)[self.width:][:23]
         pack(m, self.o, sign=sign, exp=(exp_1 - skipped)[:12], frac=frac,
-             zero=~magnitude.any(), infinite=0, nan=nan_1)
+             zero=~normal[-1], infinite=0, nan=nan_1)
         return m

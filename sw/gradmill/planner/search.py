@@ -2,6 +2,7 @@
 
 from functools import partial
 from math import inf
+from operator import itemgetter
 
 from ..data import positive
 from .costs import period_bound
@@ -73,10 +74,9 @@ def zero_bubble(costs, m, limits=None):
         if tried[-1][0] <= _NEAR:
             ceiling = _ceiling(make, limits, lambda core, best=tried[-1][0]: distance(core) <= best)
             return lengthen(make(ceiling), m - size)
-    for _, number, core in sorted(tried)[:_REFINED]:
-        core = refine(core, costs, limits, target * _NEAR)
-        tried.append((distance(core), len(makers) + number, core))
-    return lengthen(min(tried)[2], m - size)
+    refined = [refine(core, costs, limits, target * _NEAR, distance)
+               for _, _, core in sorted(tried)[:_REFINED]]
+    return lengthen(min(refined, key=itemgetter(0))[1], m - size)
 
 
 def no_drain(costs, m, virtual, limits=None):
