@@ -1,5 +1,6 @@
 """Pipelines to schedule, and slow, obvious references."""
 
+from itertools import pairwise
 from math import ceil
 
 from gradmill.planner import Costs, Op, OpKind, Schedule
@@ -82,7 +83,7 @@ def slow_starts(schedule, costs, virtual):
     tile = [[(op.kind, v + op.virtual, s, op.sub) for v in range(rounds) for op in order]
             for s, order in enumerate(schedule.orders)]
     start = {op: 0 for order in tile for op in order}
-    before = {b: a for order in tile for a, b in zip(order, order[1:], strict=False)}
+    before = {b: a for order in tile for a, b in pairwise(order)}
 
     def end(op):
         kind, _, s, sub = op
@@ -90,7 +91,7 @@ def slow_starts(schedule, costs, virtual):
 
     def arrival(op):
         """Of the rows of ``op`` at its neighbour; transfers of a link are in order."""
-        kind, v, s, sub = op
+        kind, _, s, _ = op
         link = s if kind is OpKind.F else s - 1
         sent = 0
         for earlier in sorted(o for o in start if o[0] is kind and o[2] == s and o <= op):

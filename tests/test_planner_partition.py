@@ -1,7 +1,7 @@
 """Stages by dynamic programming against all stages there are; what the planner is told about a
 network."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import ceil
 
 import pytest
@@ -20,7 +20,7 @@ def compositions(total, parts):
     """All ways to write ``total`` as ``parts`` positive numbers."""
     for cuts in combinations(range(1, total), parts - 1):
         edges = (0, *cuts, total)
-        yield [b - a for a, b in zip(edges, edges[1:], strict=False)]
+        yield [b - a for a, b in pairwise(edges)]
 
 
 def stage_load(profile, first, last, r, m):
@@ -47,7 +47,7 @@ def brute_force(profile, tiles, m, replicate, fits):
             for replicas in compositions(tiles, stages) if replicate else ([1] * stages,):
                 loads = sorted((stage_load(profile, *span, r, m) for span, r in
                                 zip(spans, replicas, strict=True)), reverse=True)
-                best = min(best or [float("inf")], (loads + [0])[:2])
+                best = min(best or [float("inf")], [*loads, 0][:2])
     return best
 
 
@@ -58,7 +58,7 @@ def check(profile, tiles, m, replicate, fits):
             partition(profile, tiles, sub_minibatches=m, replicate=replicate, fits=fits)
         return
     found = partition(profile, tiles, sub_minibatches=m, replicate=replicate, fits=fits)
-    assert (sorted(found.loads, reverse=True) + [0])[:2] == expected
+    assert ([*sorted(found.loads, reverse=True), 0])[:2] == expected
     assert found.bottleneck == expected[0]
     assert [layer for first, last in found.stages for layer in range(first, last + 1)] == \
         list(range(len(profile.layers)))
@@ -133,7 +133,8 @@ def test_what_cannot_be_partitioned():
 
 
 def test_a_profile_survives_json():
-    profile = Profile([LayerProfile(1, 0, 2, 3, 4, 5), LayerProfile(6, 7, 8, 9, 10, 11)], 16, 2.5, 7)
+    layers = [LayerProfile(1, 0, 2, 3, 4, 5), LayerProfile(6, 7, 8, 9, 10, 11)]
+    profile = Profile(layers, 16, 2.5, 7)
     assert Profile.from_json(profile.to_json()) == profile
 
 
@@ -142,8 +143,8 @@ def test_a_profile_survives_json():
     ("[]", "profile is .*must be an object with"),
     ('{"layers": [], "sub_minibatch": 1, "link_latency": 0, "link_bytes_per_cycle": 1}',
      "at least one LayerProfile"),
-    ('{"layers": [{"forward": 1}], "sub_minibatch": 1, "link_latency": 0, '
-     '"link_bytes_per_cycle": 1}', "layer 0 is .* must be an object with backward"),
+    (('{"layers": [{"forward": 1}], "sub_minibatch": 1, "link_latency": 0, '
+     '"link_bytes_per_cycle": 1}'), "layer 0 is .* must be an object with backward"),
 ])
 def test_bad_json(text, message):
     with pytest.raises(ValueError, match=message):

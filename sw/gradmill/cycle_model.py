@@ -28,7 +28,7 @@ class _Units:
     add:           int = 4
     function:      int = 9
     product:       int = 11  # beyond m + 2n of the last weight tile
-    turnaround:    int = 7   # between rows added to the same accumulator
+    turnaround:    int = 8   # between rows added to the same accumulator
     dispatch:      int = 3   # from the queue to the unit
     between:       int = 2   # starts of a queue
     fetch:         int = 12  # from the answer of the memory to the sequencer

@@ -47,8 +47,7 @@ def dispatch(costs, m, virtual, rules):
     tiles, total = costs.tiles, m * virtual
     shapes = [(c.durations(), c.transfer) for c in (costs, costs.last)]
     # when the rows of each forward and data gradient arrive at each tile
-    forward = [[_NEVER] * (total + 1) for _ in range(tiles + 1)]
-    backward = [[_NEVER] * (total + 1) for _ in range(tiles + 1)]
+    forward, backward = ([[_NEVER] * (total + 1) for _ in range(tiles)] for _ in range(2))
     forward[0] = [0] * total + [_NEVER]
     backward[tiles - 1] = [0] * total + [_NEVER]
     counts = [[0, 0, 0, 0] for _ in range(tiles)]
@@ -69,9 +68,8 @@ def dispatch(costs, m, virtual, rules):
         if free[s] > now:
             continue
         count = counts[s]
-        rows = forward[s][count[OpKind.F]], _NEVER
-        if count[OpKind.B] < count[OpKind.F]:
-            rows = rows[0], backward[s][count[OpKind.B]]
+        begun = count[OpKind.B] < count[OpKind.F]
+        rows = forward[s][count[OpKind.F]], backward[s][count[OpKind.B]] if begun else _NEVER
         patience = rules.patience[s] - waited[s] - (now - free[s])
         kind = _choose(s, now, count, rows, patience, costs, m, total, rules)
         if kind is None:

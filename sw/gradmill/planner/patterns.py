@@ -58,17 +58,27 @@ def pattern(name, m, ahead, lag, *, virtual=1):
     return from_sequence(name, m, orders)
 
 
-def lengthen(schedule, extra):
-    """``schedule``, of one virtual minibatch, for ``extra`` more sub-minibatches: every tile repeats
-    one data gradient, one weight gradient and one forward as often, after its last forward. It
-    holds as many activation sets as before."""
-    m, orders = schedule.sub_minibatches + extra, []
-    for order in schedule.orders:
+def lengthen(schedule, extra, reach=(1, 0)):
+    """``schedule``, of one virtual minibatch, for ``extra`` more sub-minibatches.
+
+    Tile s of p repeats one data gradient, one weight gradient and one forward as often; it does so
+    after the last forward that brings it factor (p - s) + more ahead, ``reach`` being ``(factor,
+    more)``, or after its last. It holds as many activation sets as before.
+    """
+    m, tiles, orders = schedule.sub_minibatches + extra, schedule.tiles, []
+    factor, more = reach
+    for s, order in enumerate(schedule.orders):
         kinds = [op.kind for op in order]
-        at = len(kinds) - kinds[::-1].index(OpKind.F)
+        count, last, at = [0] * len(OpKind), 0, 0
+        for index, kind in enumerate(kinds, 1):
+            count[kind] += 1
+            if kind is OpKind.F:
+                last = index
+                if count[OpKind.F] - count[OpKind.B] >= factor * (tiles - s) + more:
+                    at = index
+        at = at or last
         kinds[at:at] = [OpKind.B, OpKind.W, OpKind.F] * extra
-        count = [0] * len(OpKind)
-        longer = []
+        count, longer = [0] * len(OpKind), []
         for kind in kinds:
             longer.append((kind, m - 1 if kind is OpKind.U else count[kind]))
             count[kind] += 1

@@ -125,8 +125,8 @@ def plan(profile, tiles, schedule="zero-bubble", *, virtual_minibatch, sub_minib
     capacity : int
         Rows that a tile has. Where fewer sets fit than the schedule could use, it has fewer.
     """
-    size, sub = positive("virtual_minibatch", virtual_minibatch), positive("sub_minibatch",
-                                                                          sub_minibatch)
+    size = positive("virtual_minibatch", virtual_minibatch)
+    sub = positive("sub_minibatch", sub_minibatch)
     if sub > size:
         raise ValueError(f"sub_minibatch={sub} is larger than virtual_minibatch={size}; use "
                          "1 <= sub_minibatch <= virtual_minibatch")
@@ -165,7 +165,7 @@ def _complete(profile, stages, name, m, tail, virtual, size, sub, rows, capacity
     schedule = make_schedule(name, costs, m, virtual=virtual, limits=limits)
     sets = tuple(schedule.sets(s) for s in range(costs.tiles))
     steady = schedule.virtual if schedule.virtual > 1 else _VIRTUAL
-    cycles = round(simulate(schedule, costs, virtual=steady).period)
+    cycles = max(1, round(simulate(schedule, costs, virtual=steady).period))
     return Plan(
         partition=stages, costs=costs, schedule=schedule, virtual_minibatch=size,
         sub_minibatch=sub, cycles=cycles, makespan=simulate(schedule, costs).makespan,

@@ -110,7 +110,7 @@ _BOUNDS = {
     "sequential":  lambda tile, tiles: 1,
     "1f1b":        lambda tile, tiles: tiles - tile,
     "zero-bubble": lambda tile, tiles: 2 * tiles - 1,
-    "no-drain":    lambda tile, tiles: 2 * tiles - 1 - tile,
+    "no-drain":    lambda tile, tiles: 2 * (tiles - tile) - 1,
 }
 
 

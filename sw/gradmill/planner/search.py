@@ -1,7 +1,7 @@
 """Schedules found from costs: zero-bubble and no-drain."""
 
 from functools import partial
-from math import inf
+from math import ceil, inf
 from operator import itemgetter
 
 from ..data import positive
@@ -22,8 +22,14 @@ _MEASURED, _SETTLED = 6, 4
 #: The search ends at a schedule this close to the bound.
 _NEAR = 1.005
 
+#: How far ahead tiles are where a core is lengthened.
+_REACHES = ((1, 0), (1, 1), (1.5, 0))
+
 #: Schedules that are refined if none is near.
 _REFINED = 3
+
+#: Forwards that a tile without drain is ahead of the next.
+_SLOPES = (1, 1.25, 1.5, 1.75, 2)
 
 #: Rules that are tried: forwards ahead, relative to what equal costs need; patience, as a share of
 #: what the tile idles at the bound; whether forwards yield.
@@ -58,25 +64,33 @@ def zero_bubble(costs, m, limits=None):
     m = positive("m", m)
     limits = _limits("zero-bubble", costs.tiles, limits)
     size = min(m, 2 * costs.tiles)
-    missing = (0, size) if size == 2 * costs.tiles else (0,)
-    targets = [(extra, period_bound(costs, size + extra, limits)) for extra in missing]
+    target, longer = (max(1, period_bound(costs, n, limits)) for n in (size, 2 * size))
 
-    def distance(core):
-        """From the bound: the largest ratio."""
-        return max(_period(lengthen(core, extra), costs) / target for extra, target in targets)
+    def judge(core):
+        """How far it is above the bound, and the reach with which it is to be lengthened."""
+        own = _period(core, costs) / target
+        if m < 2 * costs.tiles:
+            return own, _REACHES[0]
+        found = []
+        for reach in _REACHES:
+            ratio = _period(lengthen(core, size, reach), costs) / longer
+            found.append((max(own, ratio), reach))
+            if ratio <= max(own, _NEAR):
+                break
+        return min(found)
 
-    target = targets[0][1]
-    makers = [partial(_equal, size), *_rule_makers(costs, size, target)]
     tried = []
-    for number, make in enumerate(makers):
+    for number, make in enumerate([partial(_equal, size), *_rule_makers(costs, size, target)]):
         core = make(limits)
-        tried.append((distance(core), number, core))
-        if tried[-1][0] <= _NEAR:
-            ceiling = _ceiling(make, limits, lambda core, best=tried[-1][0]: distance(core) <= best)
-            return lengthen(make(ceiling), m - size)
-    refined = [refine(core, costs, limits, target * _NEAR, distance)
+        ratio, _ = judge(core)
+        tried.append((ratio, number, core))
+        if ratio <= _NEAR:
+            core = make(_ceiling(make, limits, lambda core, best=ratio: judge(core)[0] <= best))
+            return lengthen(core, m - size, judge(core)[1])
+    refined = [refine(core, costs, limits, target * _NEAR, judge)
                for _, _, core in sorted(tried)[:_REFINED]]
-    return lengthen(min(refined, key=itemgetter(0))[1], m - size)
+    (_, reach), core = min(refined, key=itemgetter(0))
+    return lengthen(core, m - size, reach)
 
 
 def no_drain(costs, m, virtual, limits=None):
@@ -87,8 +101,8 @@ def no_drain(costs, m, virtual, limits=None):
     each B and W uses the version of its F, which is at most one behind that of minibatch SGD, and
     two versions are enough: the forwards of a virtual minibatch begin after the update before last.
 
-    It is 1F1B without an end: tile s of p runs p - s forwards ahead, and as many more in every
-    tile, up to p - 1, as bring the period within 0.5 % of its bound, or else nearest to it.
+    It is 1F1B without an end: the last tile runs one forward ahead, every other tile one more than
+    the next; or up to two more, as links need, until the period is within 0.5 % of its bound.
 
     Parameters are those of :func:`zero_bubble`, and ``virtual``, the virtual minibatches covered.
     """
@@ -97,9 +111,9 @@ def no_drain(costs, m, virtual, limits=None):
     size = min(m, 2 * costs.tiles)
     target = period_bound(costs, size, limits, versions=2)
     tried = []
-    for more in range(costs.tiles):
-        found = _period(_steps(size, limits, _MEASURED, more), costs)
-        tried.append((found, more))
+    for slope in _SLOPES:
+        found = _period(_steps(size, limits, _MEASURED, slope), costs)
+        tried.append((found, slope))
         if found <= target * _NEAR:
             break
     return _steps(m, limits, virtual, min(tried)[1])
@@ -143,11 +157,12 @@ def _equal(m, limits):
     return pattern("zero-bubble", m, ahead, lag)
 
 
-def _steps(m, limits, virtual, more):
-    """1F1B with ``more`` forwards ahead; up to m + 1 no tile needs a third version."""
+def _steps(m, limits, virtual, slope):
+    """1F1B with ``slope`` forwards more ahead from tile to tile; up to m + 1 ahead no tile needs a
+    third version."""
     tiles = len(limits)
-    ahead = staircase([min(m + 1, tiles - s + more) for s in range(tiles)], limits)
-    return pattern("no-drain", m, ahead, [0] * tiles, virtual=virtual)
+    ahead = [min(m + 1, 1 + ceil(slope * (tiles - 1 - s))) for s in range(tiles)]
+    return pattern("no-drain", m, staircase(ahead, limits), [0] * tiles, virtual=virtual)
 
 
 def _rule_makers(costs, m, target):

@@ -1,0 +1,98 @@
+"""From a profile to a plan."""
+
+import json
+
+import pytest
+
+from gradmill.planner import LayerProfile, Profile, plan, simulate, validate
+from gradmill_hw.config import ConfigError
+
+
+SIZES = (96, 128, 128, 64, 64, 32, 160, 10)
+NAMES = ("sequential", "1f1b", "zero-bubble", "no-drain")
+
+
+def profile(sub=16):
+    return Profile([LayerProfile(size * sub, size * sub * (index > 0), size * sub + 40, size * 20,
+                                 size * sub, size * 100) for index, size in enumerate(SIZES)],
+                   sub, 8, 12)
+
+
+def rows(first, last, sets, versions):
+    """Of a tile: weights of each version, activations of each set."""
+    return sum(SIZES[first:last + 1]) * (versions + sets)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("size", "sub"), [(16, 16), (64, 16), (200, 16), (30, 1), (17, 16)])
+def test_a_plan_holds_together(name, size, sub):
+    made = plan(profile(sub), 4, name, virtual_minibatch=size, sub_minibatch=sub, rows=rows)
+    validate(made.schedule)
+    assert made.schedule.sub_minibatches == -(-size // sub)
+    assert (made.costs.tail == 1) == (size % sub == 0)
+    assert made.makespan == simulate(made.schedule, made.costs).makespan
+    assert made.bubble == pytest.approx(
+        1 - sum(made.costs.work(made.schedule.sub_minibatches)) / 4 / made.cycles)
+    assert made.cycles >= 0.99 * made.bound
+    table = made.table()
+    assert [row["tile"] for row in table] == [0, 1, 2, 3]
+    assert [row["rows"] for row in table] == [
+        rows(*stage, held, 1 + (name == "no-drain")) for stage, held in
+        zip(made.partition.stages, made.sets, strict=True)]
+    assert all(0 < row["busy"] <= 1.001 for row in table)
+    described = json.loads(json.dumps(made.as_dict()))
+    assert described["schedule"] == name and described["stages"] == [
+        list(stage) for stage in made.partition.stages]
+
+
+def test_more_tiles_are_faster_and_one_tile_never_waits():
+    cycles = [plan(profile(), tiles, virtual_minibatch=256, sub_minibatch=16).cycles
+              for tiles in (1, 2, 4)]
+    assert cycles[0] > 1.8 * cycles[1] > 3 * cycles[2]
+    alone = plan(profile(), 1, virtual_minibatch=256, sub_minibatch=16)
+    assert alone.bubble == 0 and alone.sets == (1,) and alone.rows is None
+    assert alone.cycles == alone.makespan == alone.bound == alone.partition.bottleneck
+
+
+def test_the_schedule_adapts_to_the_memory():
+    full = plan(profile(), 3, virtual_minibatch=256, sub_minibatch=16, rows=rows)
+    for capacity in (max(full.rows), max(full.rows) - 1, 900, 800):
+        for name in NAMES:
+            made = plan(profile(), 3, name, virtual_minibatch=256, sub_minibatch=16, rows=rows,
+                        capacity=capacity)
+            assert max(made.rows) <= capacity
+            assert name != "zero-bubble" or made.cycles >= full.cycles
+    small = plan(profile(), 3, virtual_minibatch=256, sub_minibatch=16, rows=rows, capacity=800)
+    assert max(small.sets) < max(full.sets) and small.cycles > full.cycles
+
+
+def test_what_does_not_fit_names_what_does():
+    with pytest.raises(ConfigError, match="into 3 stages fits; 4 tiles do: "):
+        plan(profile(), 3, virtual_minibatch=64, sub_minibatch=16, rows=rows, capacity=450)
+    with pytest.raises(ConfigError, match="layer 6 does not fit a tile even alone"):
+        plan(profile(), 3, virtual_minibatch=64, sub_minibatch=16, rows=rows, capacity=300)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"tiles": 9}, "9 tiles, but only 8 layers; use at most 8 tiles"),
+    ({"schedule": "x"}, "unknown schedule 'x'; use one of sequential, 1f1b, zero-bubble, no-drain"),
+    ({"virtual_minibatch": 8}, "sub_minibatch=16 is larger than virtual_minibatch=8"),
+    ({"sub_minibatch": 0}, "sub_minibatch=0; give an integer of at least 1"),
+    ({"sub_minibatch": 8}, "the profile is of sub-minibatches of 16 samples, not 8"),
+    ({"tiles": 0}, "tiles=0; give an integer of at least 1"),
+])
+def test_bad_input(arguments, message):
+    given = {"tiles": 2, "virtual_minibatch": 64, "sub_minibatch": 16, **arguments}
+    with pytest.raises(ValueError, match=message):
+        plan(profile(), **given)
+
+
+def test_plans_are_repeatable():
+    first, second = (plan(profile(), 4, virtual_minibatch=150, sub_minibatch=16) for _ in range(2))
+    assert first == second
+
+
+def test_layers_that_cost_nothing():
+    empty = Profile([LayerProfile(0, 0, 0, 0, 0, 0)] * 3, 4)
+    for name in NAMES:
+        assert plan(empty, 3, name, virtual_minibatch=40, sub_minibatch=4).bound == 0
