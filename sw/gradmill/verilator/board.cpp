@@ -34,6 +34,20 @@ template <class Port> uint32_t word(const Port& port, size_t index) {
     else return port[index];
 }
 
+template <class Top, class = void> struct Reports : std::false_type {};
+template <class Top>
+struct Reports<Top, std::void_t<decltype(std::declval<Top&>().activity)>> : std::true_type {};
+
+// Appends what `top` reports, if it has the port.
+template <class Top> void record(Top& top, uint64_t cycle, std::vector<Event>& events) {
+    if constexpr (Reports<Top>::value) {
+        using Port = std::remove_reference_t<decltype(top.activity)>;
+        for (size_t i = 0; i < (sizeof(Port) + 3) / 4; ++i)
+            if (const uint32_t bits = word(top.activity, i))
+                events.push_back({cycle, static_cast<uint32_t>(i), bits});
+    }
+}
+
 class Board {
     VerilatedContext context_;
     Vgradmill top_{&context_, "gradmill"};
@@ -101,7 +115,7 @@ public:
         far_monitor.sample();
         near.sample(cycles);
         far.sample(cycles);
-        if (recording) record();
+        if (recording) record(top_, cycles, events);
         edge();
         near.drive(cycles);
         far.drive(cycles);
@@ -159,13 +173,6 @@ public:
     }
 
 private:
-    void record() {
-        using Port = std::remove_reference_t<decltype(top_.activity)>;
-        for (size_t i = 0; i < (sizeof(Port) + 3) / 4; ++i)
-            if (const uint32_t bits = word(top_.activity, i))
-                events.push_back({cycles, static_cast<uint32_t>(i), bits});
-    }
-
     void settle() {
         top_.clk = 0;
         top_.eval();
