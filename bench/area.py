@@ -19,13 +19,12 @@ from gradmill_hw.matrix.systolic import SystolicArray
 from gradmill_hw.memory.load import Load
 from gradmill_hw.memory.store import Store
 from gradmill_hw.numeric.quantiser import TileQuantiser
-from gradmill_hw.top import Gradmill
 from gradmill_hw.vector.vector import VectorUnit
 from rich.console import Console
 from rich.table import Table
 
 
-#: Name -> component, and what its LUTs are divided by with the allowed quotient.
+#: Name -> component (none: the device), and what its LUTs are divided by with the allowed quotient.
 UNITS = {
     "array":     (SystolicArray, "MAC", lambda c: c.n**2, 75),
     "quantiser": (lambda c: TileQuantiser(c, tag_bits=0), "lane", lambda c: c.n, 117),
@@ -34,7 +33,7 @@ UNITS = {
     "load":      (Load, None, None, None),
     "store":     (Store, None, None, None),
     "control":   (ControlPath, None, None, None),
-    "device":    (Gradmill, "MAC", lambda c: c.n**2, 446),
+    "device":    (lambda c: None, "MAC", lambda c: c.tiles * c.n**2, 446),
 }
 _SYNTH = {"xcup": "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top gradmill",
           "ecp5": "synth_ecp5 -top gradmill"}

@@ -30,10 +30,10 @@ def test_vector_cycles_are_those_of_the_unit(n):
                                   "write_mask": 0}
                         if write:
                             fields[write] = 1
-                        rows, latency = vector_cycles(fields, n)
+                        rows, latency = vector_cycles(fields, unit.config)
                         assert latency == unit.overhead(fields)
                         padded = -(-5 // n) * n if write == "write_tensor" else 5
-                        assert rows == 3 * padded
+                        assert rows == (3 * padded - 1) * unit.interval(fields) + 1
     assert quantiser_cycles(n) == unit._tensor.latency
 
 

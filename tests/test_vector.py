@@ -120,7 +120,9 @@ class Bench:
         n = self.config.n
         rows = -(-command["rows"] // n) * n if command["write_tensor"] else command["rows"]
         rows *= command["blocks"]
-        return rows + self.dut.overhead(command) if rows else 1
+        if not rows:
+            return 1
+        return (rows - 1) * self.dut.interval(command) + 1 + self.dut.overhead(command)
 
     async def _batch(self, ctx, state, commands, refuse, gap, shared_bank):
         dut, rng = self.dut, self.rng
@@ -202,8 +204,9 @@ class Bench:
         self.records.append(record)
 
 
-@pytest.mark.parametrize(("config", "count"), [(NANO, 30), (SMALL, 8)], ids=["n4", "n8"])
-def test_every_row_takes_one_cycle(config, count):
+@pytest.mark.parametrize(("config", "count"), [
+    (NANO, 30), (NANO.replace(lanes_per_function=1), 20), (SMALL, 8)], ids=["n4", "wide", "n8"])
+def test_rows_take_no_longer_than_they_must(config, count):
     bench = Bench(config, seed=1)
     bench.add_random(count)
     for record in bench.run():

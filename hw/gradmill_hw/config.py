@@ -50,6 +50,9 @@ class Config:
         Read bursts that a tier may have outstanding.
     queue_depth : int
         Commands that each queue buffers.
+    lanes_per_function : int
+        Vector lanes that share a unit for exponential, reciprocal and the like: rows on which an
+        instruction applies a function come at one per so many cycles. A power of two up to ``n``.
     """
 
     name:            str = "custom"
@@ -65,6 +68,7 @@ class Config:
     burst_beats:     int = 64
     reads_in_flight: int = 8
     queue_depth:     int = 8
+    lanes_per_function: int = 4
 
     def __post_init__(self):
         _require(self.n in (4, 8, 16, 32), f"n={self.n} is not built: choose 4, 8, 16 or 32")
@@ -92,6 +96,9 @@ class Config:
                  f"reads_in_flight={self.reads_in_flight}: choose a power of two up to 64")
         _require(_is_power_of_two(self.queue_depth) and 2 <= self.queue_depth <= 64,
                  f"queue_depth={self.queue_depth}: choose a power of two from 2 to 64")
+        _require(_is_power_of_two(self.lanes_per_function) and self.lanes_per_function <= self.n,
+                 f"lanes_per_function={self.lanes_per_function}: choose a power of two up to "
+                 f"n={self.n}")
 
     def replace(self, **changes):
         """A copy with ``changes``, named ``custom`` unless a name is among them."""

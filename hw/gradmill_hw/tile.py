@@ -1,7 +1,5 @@
 """One tile: three memories, four engines, and the control path that feeds them."""
 
-from functools import reduce
-from operator import or_
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -136,6 +134,9 @@ class Tile(wiring.Component):
             mask_row(config), depth=config.mask_rows, banks=1,
             readers=count["mask_read"], writers=count["mask_write"])
         ports = {unit: [] for unit in units.values()}
+        ahead = {(matrix, "a"): matrix.a_ahead, (matrix, "w"): matrix.w_ahead,
+                 **{(store, f"{memory}_read"): store.read_ahead
+                    for memory in ("tensor", "acc", "mask")}}
         for name, memory, rows in (
             ("tensor_read", tensor.read, config.tensor_rows),
             ("tensor_write", tensor.write, config.tensor_rows),
@@ -147,14 +148,14 @@ class Tile(wiring.Component):
             for served, (unit, member) in zip(memory, users[name], strict=True):
                 port = getattr(unit, member)
                 connect(m, port, served)
-                ports[unit].append((port, rows))
+                ports[unit].append((port, rows, ahead.get((unit, member), C(0))))
 
         # Commands and how they end.
         for queue, unit in units.items():
             name = queue.name.lower()
             connect(m, getattr(control, f"{name}_cmd"), unit.cmd)
             end = getattr(control, f"{name}_end")
-            beyond, row = self._beyond(m, ports[unit], name, control.soft_reset)
+            beyond, row = self._beyond(m, ports[unit], name, end.done, control.soft_reset)
             # A product is done in the cycle of its last row, which is judged one later.
             m.d["sync" if unit is matrix else "comb"] += end.done.eq(unit.done)
             if unit in (load, store):
@@ -232,21 +233,26 @@ class Tile(wiring.Component):
         return ({Queue.LINK_IN: receive, Queue.LINK_OUT: send},
                 {queue: Cat(errors).any() for queue, errors in lost.items()})
 
-    def _beyond(self, m, ports, name, reset):
-        """Whether a unit was granted a row beyond a memory in the last cycle, and which.
+    def _beyond(self, m, ports, name, done, reset):
+        """Whether the oldest instruction of a unit was granted a row beyond a memory, and which.
 
-        Weights, rows of products and rows of stores are read ahead: the queue may then name the
-        instruction before the one to blame.
+        ``ports`` are pairs of port and rows, with the number of instructions that end before the
+        one that asks. Rows of an instruction may be asked for ahead of its turn: it is blamed when
+        it has become the oldest.
         """
         beyond = Signal(name=f"{name}_beyond")
         row    = Signal(16, name=f"{name}_beyond_row")
-        hits   = []
-        for port, rows in ports:
+        before = Signal(range(self.config.queue_depth + 1), name=f"{name}_beyond_before")
+        left   = Signal.like(before)
+        m.d.comb += left.eq(before - (done & (before != 0)))
+        m.d.sync += before.eq(left)
+        for port, rows, ahead in ports:
             bits = rows.bit_length() - 1
-            if bits < len(port.addr):
-                hits.append((port, port.valid & port.ready & port.addr[bits:].any()))
-        m.d.sync += beyond.eq(reduce(or_, (hit for _, hit in hits), C(0)) & ~reset)
-        for port, hit in hits:
-            with m.If(hit):
-                m.d.sync += row.eq(port.addr)
-        return beyond, row
+            if bits == len(port.addr):
+                continue
+            hit = port.valid & port.ready & port.addr[bits:].any()
+            with m.If(hit & (~beyond | (ahead < left))):
+                m.d.sync += [beyond.eq(1), row.eq(port.addr), before.eq(ahead)]
+        with m.If(reset):
+            m.d.sync += beyond.eq(0)
+        return beyond & (before == 0), row

@@ -26,7 +26,7 @@ class _Units:
     vector:        int = 3   # pipeline without stages
     multiply:      int = 3
     add:           int = 4
-    function:      int = 9
+    function:      int = 9   # beyond one for each lane of a unit
     product:       int = 11  # beyond m + 2n of the last weight tile
     turnaround:    int = 8   # between rows added to the same accumulator
     dispatch:      int = 3   # from the queue to the unit
@@ -75,23 +75,26 @@ def quantiser_cycles(n):
     return {4: 13, 8: 18, 16: 27, 32: 44}[n]
 
 
-def vector_cycles(fields, n):
-    """Cycles of a ``VECTOR``: ``(rows, cycles beyond one per row)``."""
-    rows = fields["rows"] * fields["blocks"]
+def vector_cycles(fields, config):
+    """Cycles of a ``VECTOR``: ``(from its first row to its last, before and after)``."""
+    n, rows = config.n, fields["rows"] * fields["blocks"]
     latency = UNITS.vector_fill + (fields["a_space"] == Space.TENSOR) * UNITS.dequantise
     if fields["write_tensor"]:
         rows = -(-fields["rows"] // n) * n * fields["blocks"]
         leave = quantiser_cycles(n)
     elif fields["write_acc"]:
         leave = 1
-    elif fields["write_mask"]:
-        leave = 0
     else:
+        leave = 0
+    function = fields["function"] != FunctionOp.NONE
+    if function:
+        rows = (rows - 1) * config.lanes_per_function + 1
+    if not (fields["write_tensor"] or fields["write_acc"] or fields["write_mask"]):
         return rows, latency
     sums = (fields["add_source"] != AddSource.NONE
             and fields["add_op"] not in (AddOp.MAX, AddOp.MIN))
     latency += (UNITS.vector + (fields["mul"] != MulSource.NONE) * UNITS.multiply
-                + sums * UNITS.add + (fields["function"] != FunctionOp.NONE) * UNITS.function)
+                + sums * UNITS.add + function * (UNITS.function + config.lanes_per_function))
     return rows, latency + leave
 
 
@@ -207,7 +210,7 @@ class _Tile:
             self._free[queue] = self._streamed - 2 * n
             return begin + (tiles - 1) * step + fields["m"] + UNITS.product
         if command.opcode is Opcode.VECTOR:
-            rows, latency = vector_cycles(fields, n)
+            rows, latency = vector_cycles(fields, self.config)
             if self._same_bank(command, fields):
                 rows *= 2
             self._free[queue] = start + rows + latency

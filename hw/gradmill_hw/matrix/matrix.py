@@ -19,6 +19,8 @@ __all__ = ["MatrixEvents", "MatrixUnit"]
 #: Exponent of a row whose elements are NaN.
 NAN_EXPONENT = 255
 BIAS = 127
+#: Instructions accepted that are not done.
+_PENDING = range(16)
 
 
 class MatrixEvents(data.StructLayout):
@@ -64,6 +66,8 @@ class MatrixUnit(wiring.Component):
         Rows of A.
     w : Out(TensorReadPort(config))
         Rows of weight tiles; ``ready`` must be 1 at all times.
+    a_ahead, w_ahead : Out
+        Instructions that end in this cycle or later before the one whose row is asked for.
     acc_read : Out(ReadPort(fp32_row(config)))
         Accumulators; ``ready`` must be 1 at all times.
     acc_write : Out(WritePort(fp32_row(config)))
@@ -82,6 +86,8 @@ class MatrixUnit(wiring.Component):
             "done":      Out(1),
             "a":         Out(TensorReadPort(config)),
             "w":         Out(TensorReadPort(config)),
+            "a_ahead":   Out(_PENDING),
+            "w_ahead":   Out(_PENDING),
             "acc_read":  Out(ReadPort(row)),
             "acc_write": Out(WritePort(row)),
             "events":    Out(MatrixEvents(config)),
@@ -149,8 +155,12 @@ class MatrixUnit(wiring.Component):
             self.events.nonfinite.eq(accumulate.nonfinite),
         ]
 
-        pending = Signal(range(16))
+        pending = Signal(_PENDING)
         m.d.sync += pending.eq(pending + (self.cmd.valid & self.cmd.ready) - self.done)
-        m.d.comb += self.busy.eq(pending != 0)
+        m.d.comb += [
+            self.busy.eq(pending != 0),
+            self.w_ahead.eq(pending - 1),
+            self.a_ahead.eq(pending - 1 - weights.fresh),
+        ]
 
         return m

@@ -62,6 +62,8 @@ class WeightFetch(wiring.Component):
         Tiles, in order.
     command : Out(command_layout(Opcode.MATMUL))
         Instruction of `tile`, if that is a first tile.
+    fresh : Out(1)
+        The first tile of `command` was not taken yet.
     busy : Out(1)
         Tiles remain to be read or taken.
     """
@@ -76,16 +78,16 @@ class WeightFetch(wiring.Component):
             "load_row": Out(config.lane_bits),
             "tile":     Out(stream.Signature(WeightTile(config))),
             "command":  Out(command),
+            "fresh":    Out(1),
             "busy":     Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
         n, lane_bits = self.config.n, self.config.lane_bits
-        cmd, tile, command = self.cmd, self.tile, self.command
+        cmd, tile, command, fresh = self.cmd, self.tile, self.command, self.fresh
 
         reading = Signal()             # rows remain to be requested
-        fresh   = Signal()             # the first tile of `command` was not taken yet
         row     = Signal(lane_bits)
         address = Signal(ROW_ADDRESS_BITS)
         column  = Signal(ROW_ADDRESS_BITS)  # first row of the column block

@@ -45,6 +45,8 @@ class Store(wiring.Component):
         Memory tiers.
     tensor_read : Out(TensorReadPort(config)); acc_read, mask_read : Out(ReadPort)
         On-chip memories.
+    read_ahead : Out
+        Instructions that end later than this cycle before the one whose row is asked for.
     done : Out(1)
         Every write of the oldest instruction has been answered, or it failed; for one cycle.
     error : Out(Error)
@@ -70,6 +72,7 @@ class Store(wiring.Component):
             "tensor_read": Out(TensorReadPort(config)),
             "acc_read":    Out(ReadPort(fp32_row(config))),
             "mask_read":   Out(ReadPort(mask_row(config))),
+            "read_ahead":  Out(range(config.queue_depth + 1)),
             "done":        Out(1),
             "error":       Out(Error),
             "error_mem":   Out(40),
@@ -133,6 +136,11 @@ class Store(wiring.Component):
             wanted.eq(rows.o.valid & (spoken_for != ROWS_BUFFERED)),
             rows.o.ready.eq(granted),
         ]
+        read = Signal(range(config.queue_depth + 1))  # instructions whose rows were all read
+        m.d.sync += read.eq(self.read_ahead + (granted & row.last & row.run.final))
+        m.d.comb += self.read_ahead.eq(read - (self.done & (read != 0)))
+        with m.If(~self.busy):
+            m.d.sync += read.eq(0)
         freed = stored.o.valid & stored.o.ready
         m.d.sync += spoken_for.eq(spoken_for + granted - freed)
 

@@ -7,7 +7,6 @@ from amaranth.lib.wiring import In, Out
 from ..numeric.fp32_add import Fp32Add
 from ..numeric.fp32_format import CANONICAL_NAN, Fp32
 from ..numeric.fp32_mul import Fp32Mul
-from ..numeric.functions import Functions
 from .control import Addend, Control, Factor
 
 
@@ -15,12 +14,11 @@ __all__ = ["Lane"]
 
 
 class Lane(wiring.Component):
-    """One lane: multiply, then add or compare, then a function.
+    """One lane: multiply, then add or compare.
 
     ```
     p = a or a·x               x = scalar0 | b | a
-    q = p or p op c            c = scalar1 | b | p of another lane | (k ? scalar1 : +0)
-    o = q or function(q)
+    o = p or p op c            c = scalar1 | b | p of another lane | (k ? scalar1 : +0)
     ```
     Each step rounds to binary32 with subnormals flushed to zero; see :mod:`vector_model`. A stage
     that is not used passes the bits unchanged and takes no time: the latency follows from
@@ -48,7 +46,6 @@ class Lane(wiring.Component):
     def __init__(self):
         self._mul = Fp32Mul()
         self._add = Fp32Add()
-        self._function = Functions()
         super().__init__({
             "control":   In(Control),
             "a":         In(32),
@@ -64,10 +61,9 @@ class Lane(wiring.Component):
         """Cycles from ``a`` and ``b`` to ``p`` if the multiply stage is used."""
         return self._mul.latency
 
-    def latency(self, multiply, add, function):
+    def latency(self, multiply, add):
         """Cycles from the operands to ``o``, by the stages used; max and min count as none."""
-        return (2 + multiply * self._mul.latency + add * self._add.latency
-                + function * self._function.latency)
+        return 2 + multiply * self._mul.latency + add * self._add.latency
 
     def elaborate(self, platform):
         m = Module()
@@ -130,10 +126,5 @@ class Lane(wiring.Component):
             with m.Elif(Mux(take_right, right.is_zero, left.is_zero)):
                 m.d.sync += q.frac.eq(0)
 
-        m.submodules.function = function = self._function
-        m.d.comb += [
-            function.op.eq(control.function),
-            function.i.eq(q),
-            self.o.eq(Mux(control.use_function, function.o, q)),
-        ]
+        m.d.comb += self.o.eq(q)
         return m

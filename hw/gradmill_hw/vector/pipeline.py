@@ -1,4 +1,4 @@
-"""All lanes and the mask unit: from operand rows to the result row."""
+"""All lanes, functions and the mask unit: from operand rows to the result row."""
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -8,20 +8,22 @@ from ..memory.ports import fp32_row, mask_row
 from .control import Control
 from .lane import Lane
 from .mask import MaskControl, MaskUnit
+from .shared_functions import SharedFunctions
 
 
 __all__ = ["RowPipeline"]
 
 
 class RowPipeline(wiring.Component):
-    """Computes result rows; see :class:`Lane` and :class:`MaskUnit`.
+    """Computes result rows; see :class:`Lane`, :class:`SharedFunctions` and :class:`MaskUnit`.
 
-    One row per cycle, :meth:`latency` cycles, in order. Stages that are not used take no time.
+    One row per cycle, or one per ``config.lanes_per_function`` cycles if the function stage is
+    used; :meth:`latency` cycles, in order. Stages that are not used take no time.
 
     Parameters
     ----------
     config : Config
-        ``n``.
+        ``n``, ``lanes_per_function``.
 
     Members
     -------
@@ -46,6 +48,7 @@ class RowPipeline(wiring.Component):
     def __init__(self, config):
         self.config = config
         self._lanes = [Lane() for _ in range(config.n)]
+        self._functions = SharedFunctions(config)
         super().__init__({
             "start":       In(1),
             "control":     In(Control),
@@ -65,7 +68,7 @@ class RowPipeline(wiring.Component):
 
     def latency(self, multiply, add, function):
         """Cycles from operands to result, by the stages used; max and min do not add."""
-        return self._lanes[0].latency(multiply, add, function) + 1
+        return (self._lanes[0].latency(multiply, add) + function * self._functions.latency + 1)
 
     @property
     def notice(self):
@@ -80,7 +83,7 @@ class RowPipeline(wiring.Component):
         # What goes with a row is taken from a delay line, after as many cycles as the lanes take.
         # What has been taken moves on to where a longer pipeline would take it again: so the line
         # is emptied between instructions.
-        latencies = [self._lanes[0].latency(i & 1, i >> 1 & 1, i >> 2) for i in range(8)]
+        latencies = [self.latency(i & 1, i >> 1 & 1, i >> 2) - 1 for i in range(8)]
         stages = Cat(control.multiply, control.combine & ~control.extremum, control.use_function)
         valid = [self.i_valid]
         bits = [self.i_k.as_value()]
@@ -113,13 +116,22 @@ class RowPipeline(wiring.Component):
                 with m.Default():
                     m.d.comb += lane.exchanged.eq(lane.p)
 
+        m.submodules.functions = functions = self._functions
+        results = Array(valid[latency] for latency in latencies[:4])
+        m.d.comb += [
+            functions.op.eq(control.function),
+            functions.load.eq(results[stages[:2]]),
+            *(functions.i[j].eq(lane.o) for j, lane in enumerate(self._lanes)),
+        ]
+
         m.submodules.mask = mask = MaskUnit(self.config)
         m.d.comb += [
             mask.start.eq(self.start),
             mask.control.eq(self.select),
             mask.i_valid.eq(on_time(valid)),
             mask.i_mask.eq(on_time(bits)),
-            *(mask.i_row[j].eq(lane.o) for j, lane in enumerate(self._lanes)),
+            *(mask.i_row[j].eq(Mux(control.use_function, functions.o[j], lane.o))
+              for j, lane in enumerate(self._lanes)),
             self.o_valid.eq(mask.o_valid),
             self.o_row.eq(mask.o_row),
             self.o_keep.eq(mask.o_keep),

@@ -38,16 +38,16 @@ class VectorUnit(wiring.Component):
     bank take turns.
 
     One row per cycle, plus padding rows up to the next multiple of ``n`` in each column block of
-    a tensor result. From the cycle in which a command is taken to ``done``, an instruction takes
-    :meth:`overhead` cycles more than it has rows, if no port is refused. The next command is taken
-    in the cycle of ``done``.
+    a tensor result; if a function is applied, a row every :meth:`interval` cycles. From the cycle
+    in which a command is taken to ``done``, an instruction takes :meth:`overhead` cycles more than
+    that, if no port is refused. The next command is taken in the cycle of ``done``.
 
     Writes of masks and tensor rows must not be refused: ``ready`` of these ports is not looked at.
 
     Parameters
     ----------
     config : Config
-        ``n``, ``mantissa_bits``.
+        ``n``, ``mantissa_bits``, ``lanes_per_function``.
 
     Members
     -------
@@ -103,8 +103,13 @@ class VectorUnit(wiring.Component):
         """Cycles from the command to its first row entering the pipeline."""
         return 2 + READ_LATENCY + (space == Space.TENSOR) * self._dequantiser.latency
 
+    def interval(self, command):
+        """Cycles from a row to the next, given the fields of the instruction."""
+        function = FunctionOp.NONE < command["function"] <= FunctionOp.LOG
+        return self.config.lanes_per_function if function else 1
+
     def overhead(self, command):
-        """Cycles of an instruction beyond one per row and padding row, given its fields."""
+        """Cycles of an instruction before its first row and after its last, given its fields."""
         if command["write_tensor"]:
             leave = self._tensor.latency
         elif command["write_acc"]:
@@ -193,8 +198,15 @@ class VectorUnit(wiring.Component):
                  & (results.room | ~held.write_acc))
         fire = Signal()
         row = Signal()
+        pause = Signal(range(self.config.lanes_per_function))
+        with m.If(accept):
+            m.d.sync += pause.eq(0)
+        with m.Elif(fire & control.use_function):
+            m.d.sync += pause.eq(self.config.lanes_per_function - 1)
+        with m.Elif(pause != 0):
+            m.d.sync += pause.eq(pause - 1)
         m.d.comb += [
-            fire.eq(issue.active & (padding | ready)),
+            fire.eq(issue.active & (pause == 0) & (padding | ready)),
             row.eq(fire & ~padding),
             issue.next.eq(fire),
             a.o.ready.eq(row),
@@ -279,7 +291,8 @@ class VectorUnit(wiring.Component):
         refused = self.acc_write.valid & ~self.acc_write.ready
         m.d.comb += [
             self.events.row.eq(row),
-            self.events.stall.eq(Mux(issue.active, ~fire & (filling == 0), refused)),
+            self.events.stall.eq(Mux(issue.active, ~fire & (filling == 0) & (pause == 0),
+                                     refused)),
             self.events.nonfinite.eq(pipeline.o_valid & pipeline.o_nonfinite
                                      & (held.write_acc | held.write_tensor)),
             self.events.saturate.eq(tensor.saturate),
