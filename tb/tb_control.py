@@ -99,8 +99,8 @@ class Bench:
         dut.bus_busy.value = 0
         dut.events.value = 0
         dut.macs.value = 0
-        for name in ("load", "store"):
-            getattr(dut, f"{name}_traffic").value = 0
+        for name in ("read", "write"):
+            getattr(dut, f"{name}_traffic__0").value = 0
         self.host = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "bus_"), dut.clk, dut.rst)
         self.memory = Memory(dut, config, stall)
         self.units = {queue: Unit(self, queue) for queue in TILE_QUEUES}

@@ -300,7 +300,7 @@ def test_windows_scalars_and_counters():
             ctx.set(dut.events, events)
             ctx.set(dut.macs, macs)
             want.update(events, macs=macs)
-            for direction, port in (("read", dut.load_traffic), ("write", dut.store_traffic)):
+            for direction, port in (("read", dut.read_traffic[0]), ("write", dut.write_traffic[0])):
                 tier, cls = rng.choice([*Tier]), rng.choice([*Class])
                 count = rng.choice([0, 1, 1 << 10]) * CONFIG.beat_bytes
                 ctx.set(port, {"bytes": count, "cls": cls, "tier": tier, "moved": 0, "stall": 0})
@@ -308,7 +308,7 @@ def test_windows_scalars_and_counters():
             await ctx.tick()
         ctx.set(dut.events, {"matrix_nonfinite": 1})
         ctx.set(dut.macs, 0)
-        for port in (dut.load_traffic, dut.store_traffic):
+        for port in (dut.read_traffic[0], dut.write_traffic[0]):
             ctx.set(port.bytes, 0)
         await ctx.tick()
         ctx.set(dut.events, {})

@@ -34,7 +34,7 @@ def simulate(dut, *benches):
 
 CONFIGS = {
     "nano": NANO,
-    "wide": NANO.replace(n=8, bus_bits=256),
+    "wide": NANO.replace(n=8, bus_bits=256, copy=True),
     "widest": NANO.replace(n=32, bus_bits=1024),
 }
 
@@ -50,12 +50,13 @@ def test_random(name):
     async def events(ctx):
         shape = dut.events.shape()
         names = list(shape.members)
-        await ctx.tick().repeat(40)
+        await ctx.tick().repeat(2)
         while state["run"]:
             now = {key: rng.randrange(1 + (config.n**2 if key == "macs" else 1)) for key in names}
             ctx.set(dut.events, now)
             want.update(now)
-            for direction, port in (("read", dut.load), ("write", dut.store)):
+            for direction, port in [*(("read", port) for port in dut.read),
+                                    *(("write", port) for port in dut.write)]:
                 tier, cls = rng.choice([*Tier]), rng.choice([*Class])
                 amount = config.beat_bytes * rng.choice([0, 0, 1, 5, 60000])
                 ctx.set(port, {"bytes": amount, "tier": tier, "cls": cls})
@@ -66,11 +67,11 @@ def test_random(name):
             await ctx.tick()
         ctx.set(dut.events, {})
         ctx.set(dut.instruction, 0)
-        for port in (dut.load, dut.store):
+        for port in (*dut.read, *dut.write):
             ctx.set(port.bytes, 0)
 
     async def host(ctx):
-        await ctx.tick().repeat(40)
+        await ctx.tick().repeat(2)
         last = Counter()
         for _ in range(150):
             counter = rng.choice(COUNTERS)
@@ -81,14 +82,17 @@ def test_random(name):
         await ctx.tick().repeat(3)
         for counter in COUNTERS:
             assert await read_counter(ctx, dut.port, counter.index) == want[counter.name]
-        for index in set(range(64)) - set(COUNTER_INDEX.values()):
+        for index in set(range(128)) - set(COUNTER_INDEX.values()):
             assert await read_counter(ctx, dut.port, index) == 0
         ctx.set(dut.clear, 1)
         await ctx.tick()
         ctx.set(dut.clear, 0)
-        await ctx.tick().repeat(33)
+        ctx.set(dut.events, dict.fromkeys(dut.events.shape().members, 1))
+        await ctx.tick()
+        ctx.set(dut.events, {})
         for counter in COUNTERS:
-            assert await read_counter(ctx, dut.port, counter.index) == 0
+            once = counter.index < byte_counter(Tier.NEAR, False, 0)
+            assert await read_counter(ctx, dut.port, counter.index) == once, counter.name
 
     simulate(dut, (host, False), (events, True))
 
@@ -97,11 +101,11 @@ def test_beyond_a_word():
     """Sums carry into the high word, which a read of the low word freezes."""
     dut = Counters(NANO)
     index = byte_counter(Tier.FAR, True, Class.STASH)
-    most = (1 << len(dut.store.bytes)) - NANO.beat_bytes
+    most = (1 << len(dut.write[0].bytes)) - NANO.beat_bytes
 
     async def bench(ctx):
-        await ctx.tick().repeat(40)
-        ctx.set(dut.store, {"bytes": most, "tier": 1, "cls": Class.STASH})
+        await ctx.tick().repeat(2)
+        ctx.set(dut.write[0], {"bytes": most, "tier": 1, "cls": Class.STASH})
         await ctx.tick().repeat(3000)
         low = await read(ctx, dut.port, index)
         await ctx.tick().repeat(5000)

@@ -49,11 +49,11 @@ def test_after_reset():
         for offset in rng.sample(holes, 30):
             assert (await host.read_address(offset))[1] == SLVERR
             assert await host.write_address(offset, 1) == SLVERR
-        for offset in (COUNTER_OFFSET, COUNTER_OFFSET + 0x1FC):
+        for offset in (COUNTER_OFFSET, COUNTER_OFFSET + 0x3FC):
             word = 0xC000_0000 | (offset - COUNTER_OFFSET) // 4
             assert await host.read_address(offset) == (word, OKAY)
             assert await host.write_address(offset, 1) == SLVERR
-        for offset in (COUNTER_OFFSET + 0x200, TILE_BYTES - 4):
+        for offset in (COUNTER_OFFSET + 0x400, TILE_BYTES - 4):
             assert await host.read_address(offset) == (0, SLVERR)
 
     simulate(scenario)

@@ -20,6 +20,8 @@ WINDOWS = {Tier.NEAR: [(0, 0x8000, 1, 1), (0x8000, 0x9000, 1, 0)],
            Tier.FAR: [(0x4000, 0x8000, 1, 1)]}
 WHOLE = {Tier.NEAR: [(0, NEAR_BYTES, 1, 1)], Tier.FAR: [(0, FAR_BYTES, 1, 1)]}
 PROGRAM, TARGET = 0x1000, 0x4000
+#: With every queue that one tile can have.
+CONFIG = NANO.replace(copy=True)
 SIZES = {"near_bytes": NEAR_BYTES, "far_bytes": FAR_BYTES, "seed": 5, "watchdog": 1500}
 
 
@@ -42,6 +44,11 @@ def _matmul(**fields):
 
 def _vector(**fields):
     return encode(Opcode.VECTOR, **{"rows": 1, "blocks": 1, "cols": NANO.n, **fields})
+
+
+def _copy(**fields):
+    return encode(Opcode.COPY, **{"kind": Kind.FP32, "mem": 0x2000, "run": 1, "count": 1,
+                                  "target_tier": Tier.FAR, "target": TARGET, **fields})
 
 
 def _flip(raw, bit):
@@ -133,6 +140,17 @@ CASES = {
         "RANGE", Queue.STORE, [_store(run=8), _store(op0=LAST_ACC + 1)], 1, LAST_ACC + 1),
     "rows of the second load": Case(
         "RANGE", Queue.LOAD, [_load(run=8), _load(op0=LAST_ACC + 1)], 1, LAST_ACC + 1),
+    "copy from outside": Case("WINDOW", Queue.COPY, [_copy(mem=0x9000)], address=0x9000),
+    "copy to outside": Case("WINDOW", Queue.COPY, [_copy(target=TARGET - 16)],
+                            address=TARGET - 16),
+    "copy to where one may read": Case(
+        "WINDOW", Queue.COPY, [_copy(target_tier=0, target=0x8000)], address=0x8000),
+    "copy strides out": Case("WINDOW", Queue.COPY, [_copy(count=9, target_stride=0x800)],
+                             address=TARGET),
+    "misaligned copy": Case("ALIGNMENT", Queue.COPY, [_copy(target_stride=2)], address=TARGET),
+    "copy of nothing": Case("COUNT", Queue.COPY, [_copy(run=0)], address=0x2000),
+    "copy of an unknown kind": Case("KIND", Queue.COPY, [_copy(kind=6)], address=0x2000),
+    "copy that nobody wakes": Case("WATCHDOG", Queue.COPY, [_copy(wait=token(Queue.LOAD))]),
     "load that nobody wakes": Case("WATCHDOG", Queue.LOAD, [_load(wait=token(Queue.VECTOR, 1))]),
     "store behind it": Case("WATCHDOG", Queue.VECTOR, [
         _vector(wait=token(Queue.MATRIX), post=token(Queue.LOAD)),
@@ -203,7 +221,7 @@ def _good(device):
 
 @pytest.fixture(scope="module")
 def emulator():
-    with gm.open("emulator", NANO, **SIZES) as device:
+    with gm.open("emulator", CONFIG, **SIZES) as device:
         yield device
 
 
@@ -216,8 +234,8 @@ def expected(emulator):
 @pytest.fixture(scope="module")
 def boards():
     """RTL with a plain bus, and with one that stalls."""
-    with (gm.open("verilator", NANO, **SIZES) as plain,
-          gm.open("verilator", NANO, **SIZES, stall=0.5, outstanding=2) as stalling):
+    with (gm.open("verilator", CONFIG, **SIZES) as plain,
+          gm.open("verilator", CONFIG, **SIZES, stall=0.5, outstanding=2) as stalling):
         yield plain, stalling
 
 
@@ -279,9 +297,12 @@ def test_instructions_lie_in_a_window(boards, emulator, expected, at, words, sta
     (Fault(Tier.NEAR, 0x3100, 0x310f, writes=True),
      [_store(), _store(tier=Tier.NEAR, mem=0x3000, count1=3, mem_stride1=0x80), _load()],
      "BUS_WRITE", Queue.STORE, 1, 0x3100),
+    (Fault(Tier.NEAR, 0x2104, 0x2104), [_copy(run=99)], "BUS_READ", Queue.COPY, 0, 0x2000),
+    (Fault(Tier.FAR, 0x5000, 0x5003, writes=True), [_copy(), _copy(target=0x4f80, run=64)],
+     "BUS_WRITE", Queue.COPY, 1, 0x4f80),
     (Fault(Tier.NEAR, PROGRAM + 5 * 64 + 60, PROGRAM + 5 * 64 + 60), [FENCE] * 4, "FETCH", None,
      2, 0),
-], ids=["load", "far load", "store", "near store", "fetch"])
+], ids=["load", "far load", "store", "near store", "copy", "copy to far", "fetch"])
 def test_the_bus_answers_with_an_error(boards, expected, response, fault, words, error, queue,
                                        guilty, address):
     pc = PROGRAM + INSTRUCTION_BYTES * (len(BEFORE) + guilty)
@@ -303,6 +324,8 @@ BUSY = [
     _matmul(m=64, k=8 * NANO.n, a_stride_m=NANO.n, op1=256, op2=64, wait=token(Queue.VECTOR)),
     _store(op0=256, run=64, wait=token(Queue.LOAD)),
     _store(kind=Kind.BFP, run=99, mem=0x6000),
+    _copy(run=50, count=2, mem_stride=0x400, target_stride=0x400, target=0x7000),
+    _copy(tier=Tier.FAR, mem=0x7000, target_tier=Tier.NEAR, target=0x4000, run=64),
     NEXT,
     HALT,
 ]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from .isa import CHAIN_QUEUES, TILE_QUEUES
+from .isa import CHAIN_QUEUES, TILE_QUEUES, Queue
 
 
 __all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "Config", "ConfigError", "get_config"]
@@ -53,6 +53,8 @@ class Config:
     lanes_per_function : int
         Vector lanes that share a unit for exponential, reciprocal and the like: rows on which an
         instruction applies a function come at one per so many cycles. A power of two up to ``n``.
+    copy : bool
+        Tiles have a unit that copies between the memory tiers.
     """
 
     name:            str = "custom"
@@ -69,6 +71,7 @@ class Config:
     reads_in_flight: int = 8
     queue_depth:     int = 8
     lanes_per_function: int = 4
+    copy:            bool = False
 
     def __post_init__(self):
         _require(self.n in (4, 8, 16, 32), f"n={self.n} is not built: choose 4, 8, 16 or 32")
@@ -107,7 +110,8 @@ class Config:
     @property
     def queues(self):
         """Queues of each tile."""
-        return CHAIN_QUEUES if self.tiles > 1 else TILE_QUEUES
+        return ((CHAIN_QUEUES if self.tiles > 1 else TILE_QUEUES)
+                + ((Queue.COPY,) if self.copy else ()))
 
     @property
     def lane_bits(self):
@@ -157,7 +161,7 @@ SIM = Config(name="sim", n=8)
 
 #: A large FPGA.
 CARD = Config(name="card", n=16, tensor_rows=16384, acc_rows=4096, mask_rows=4096,
-              bus_bits=512)
+              bus_bits=512, copy=True)
 
 CONFIGS = {config.name: config for config in (NANO, EDGE, SIM, CARD)}
 

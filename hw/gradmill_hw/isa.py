@@ -13,7 +13,7 @@ __all__ = [
     "BASES", "CHAIN_QUEUES", "CHANNELS", "COMMON", "INSTRUCTIONS", "INSTRUCTION_BYTES", "LOOPS",
     "OPERANDS", "QUEUES", "TILE_QUEUES", "AddOp", "AddSource", "Alternative", "Class",
     "EncodingError", "Field", "FunctionOp", "Instruction", "Kind", "MaskKind", "MulSource",
-    "Opcode", "Peer", "Queue", "Space", "decode", "encode", "legal_tokens", "token",
+    "Opcode", "Peer", "Queue", "Space", "decode", "encode", "legal_tokens", "numbers", "token",
 ]
 
 INSTRUCTION_BYTES = 64
@@ -33,11 +33,12 @@ class Queue(IntEnum):
     STORE    = 3
     LINK_IN  = 4
     LINK_OUT = 5
+    COPY     = 6
 
 
 #: Queues of a tile that stands alone, and of one in a chain.
 TILE_QUEUES  = (Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE)
-CHAIN_QUEUES = tuple(Queue)
+CHAIN_QUEUES = (*TILE_QUEUES, Queue.LINK_IN, Queue.LINK_OUT)
 #: Queue slots that the wait and post masks have room for.
 QUEUES = 8
 #: Independent semaphores for each ordered pair of queues.
@@ -57,6 +58,7 @@ class Opcode(IntEnum):
     STORE   = 0x40
     RECEIVE = 0x50
     SEND    = 0x60
+    COPY    = 0x70
 
     @property
     def queue(self):
@@ -217,6 +219,18 @@ _BODY = {
     Opcode.FENCE: ("Wait until every queue is empty.", ()),
     Opcode.LOAD: ("Memory at `mem` to on-chip rows at `op0`.", _TRANSFER),
     Opcode.STORE: ("On-chip rows at `op0` to memory at `mem`.", _TRANSFER),
+    Opcode.COPY: ("Runs at `mem` of a tier to runs at `target` of a tier, by whole beats.", (
+        Field("tier", 1, "tier of the source: 0 near, 1 far"),
+        Field("target_tier", 1, "tier of the target"),
+        Field("kind", 3, "row format", Kind),
+        Field("codec", 8, "stash format in which the rows are stored; 0 none"),
+        Field("cls", 3, "traffic class", Class),
+        Field("run", 16, "rows of a run, as many as a LOAD or STORE of its bytes would name"),
+        Field("count", 16, "runs"),
+        Field("mem_stride", 32, "bytes between runs of the source"),
+        Field("target_stride", 32, "bytes between runs of the target"),
+        Field("target", 40, "byte address of the target"),
+    )),
     Opcode.MATMUL: ("acc[op2] (+)= A[op0] · W[op1].", (
         Field("m", 16, "rows of A and of the product"),
         Field("k", 16, "elements of the contraction"),
@@ -307,6 +321,11 @@ def token(queue, channel=0):
     if not 0 <= channel < CHANNELS:
         raise EncodingError(f"channel {channel}: choose 0 to {CHANNELS - 1}")
     return 1 << (CHANNELS * queue + channel)
+
+
+def numbers(queues):
+    """Length of what is indexed by the numbers of ``queues``."""
+    return max(queues) + 1
 
 
 def legal_tokens(queue, queues=TILE_QUEUES):

@@ -23,7 +23,7 @@ TILE_BYTES = 0x1000
 #: "GRML".
 MAGIC = 0x4c4d_5247
 #: Of the register map and the instruction set; the driver refuses another one.
-VERSION = 2
+VERSION = 3
 #: Registers that the host writes for ``BASE``.
 ARGUMENTS = 8
 #: Registers that the host writes for ``VECTOR``.
@@ -82,7 +82,7 @@ class Counter:
 
 def byte_counter(tier, write, cls):
     """Index of the counter of bytes in one direction and traffic class."""
-    return 32 + 16 * tier + 8 * bool(write) + cls
+    return 64 + 16 * tier + 8 * bool(write) + cls
 
 
 def _counters():

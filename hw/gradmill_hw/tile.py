@@ -18,6 +18,7 @@ from .memory.axi import AxiLite
 from .memory.axi_reader import ReadClient
 from .memory.axi_writer import WriteClient
 from .memory.banked import BankedMemory
+from .memory.copy import Copy
 from .memory.load import Load
 from .memory.ports import fp32_row, mask_row
 from .memory.store import Store
@@ -42,6 +43,9 @@ class TilePorts(wiring.Signature):
         Instructions from near memory; loads from both tiers.
     near_write, far_write : Out(WriteClient(config))
         Stores.
+    copy_near_read, copy_far_read : Out(ReadClient(config))
+    copy_near_write, copy_far_write : Out(WriteClient(config))
+        Copies between the tiers, of a tile with a unit for them.
     activity : Out(Activity(config))
         What begins and ends, for a timeline.
     tile : In(8)
@@ -64,6 +68,12 @@ class TilePorts(wiring.Signature):
             "previous_resetting": In(1),
             "next_resetting":     In(1),
         }
+        copies = {
+            "copy_near_read":  Out(ReadClient(config)),
+            "copy_far_read":   Out(ReadClient(config)),
+            "copy_near_write": Out(WriteClient(config)),
+            "copy_far_write":  Out(WriteClient(config)),
+        }
         super().__init__({
             "bus":        In(AxiLite(ADDRESS_BITS)),
             "irq":        Out(1),
@@ -75,6 +85,7 @@ class TilePorts(wiring.Signature):
             "activity":      Out(Activity(config)),
             "tile":       In(8),
             **(chain if config.tiles > 1 else {}),
+            **(copies if config.copy else {}),
         })
 
 
@@ -107,6 +118,10 @@ class Tile(wiring.Component):
         m.submodules.vector = ResetInserter(control.soft_reset)(vector)
 
         units = {Queue.LOAD: load, Queue.MATRIX: matrix, Queue.VECTOR: vector, Queue.STORE: store}
+        movers = [load, store]
+        if config.copy:
+            movers.append(self._copies(m, control))
+            units[Queue.COPY] = movers[-1]
         receiving, sending, lost = [], [], {}
         if config.tiles > 1:
             chain, lost = self._links(m, control)
@@ -158,7 +173,7 @@ class Tile(wiring.Component):
             beyond, row = self._beyond(m, ports[unit], name, end.done, control.soft_reset)
             # A product is done in the cycle of its last row, which is judged one later.
             m.d["sync" if unit is matrix else "comb"] += end.done.eq(unit.done)
-            if unit in (load, store):
+            if unit in movers:
                 m.d.comb += end.address.eq(unit.error_mem)
             if unit not in (matrix, vector):
                 m.d.comb += end.error.eq(unit.error)
@@ -175,13 +190,11 @@ class Tile(wiring.Component):
             connect(m, getattr(store, tier), flipped(getattr(self, f"{tier}_write")))
         m.d.comb += [
             self.irq.eq(control.irq),
-            load.windows.eq(control.windows),
-            store.windows.eq(control.windows),
-            load.abort.eq(control.abort),
-            store.abort.eq(control.abort),
+            *(unit.windows.eq(control.windows) for unit in movers),
+            *(unit.abort.eq(control.abort) for unit in movers),
             control.tile.eq(self.tile),
             self.activity.eq(control.activity),
-            control.bus_busy.eq(load.busy | store.busy),
+            control.bus_busy.eq(Cat(unit.busy for unit in movers).any()),
             vector.scalars.eq(control.scalars),
             vector.seed.eq(control.seed),
             vector.step.eq(control.step),
@@ -189,8 +202,8 @@ class Tile(wiring.Component):
 
         # What is counted.
         m.d.comb += [
-            control.load_traffic.eq(load.traffic),
-            control.store_traffic.eq(store.traffic),
+            control.read_traffic[0].eq(load.traffic),
+            control.write_traffic[0].eq(store.traffic),
             control.macs.eq(matrix.events.macs),
             control.events.array_rows.eq(matrix.events.row),
             control.events.matrix_stall.eq(matrix.events.stall | matrix.events.stall_weights),
@@ -202,6 +215,17 @@ class Tile(wiring.Component):
             control.events.saturated.eq(vector.events.saturate),
         ]
         return m
+
+    def _copies(self, m, control):
+        """The unit of the copy queue."""
+        m.submodules.copy = copy = Copy(self.config)
+        for name in ("near_read", "far_read", "near_write", "far_write"):
+            connect(m, getattr(copy, name), flipped(getattr(self, f"copy_{name}")))
+        m.d.comb += [
+            control.read_traffic[1].eq(copy.read),
+            control.write_traffic[1].eq(copy.written),
+        ]
+        return copy
 
     def _links(self, m, control):
         """The units of both link queues, whether a row or credit was lost on their links; the ends

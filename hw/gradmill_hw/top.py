@@ -87,11 +87,15 @@ class Gradmill(wiring.Component):
                 right.previous_resetting.eq(left.resetting),
             ]
 
-        # Loads of each tile, then its instructions, so that turns go round the tiles.
-        near = [*(tile.near_read for tile in tiles), *(tile.fetch for tile in tiles)]
-        self._tier(m, "near", near, [tile.near_write for tile in tiles])
-        self._tier(m, "far", [tile.far_read for tile in tiles],
-                   [tile.far_write for tile in tiles])
+        # Loads of each tile, then copies and instructions, so that turns go round the tiles.
+        clients = ["", "copy_"] if config.copy else [""]
+        for tier in ("near", "far"):
+            reads, writes = ([getattr(tile, f"{client}{tier}_{way}")
+                              for client in clients for tile in tiles]
+                             for way in ("read", "write"))
+            if tier == "near":
+                reads += [tile.fetch for tile in tiles]
+            self._tier(m, tier, reads, writes)
         return m
 
     def _registers(self, m, tiles):

@@ -212,12 +212,18 @@ def _check_operands(index, opcode, fields, bases, config):
             raise ProgramError(f"op{operand} touches rows {first} to {last} of the {memory} "
                                f"memory, which has {rows[memory]}: {describe(opcode, fields)}",
                                index)
-    if opcode in (Opcode.LOAD, Opcode.STORE):
+    if opcode in _ADDRESSES:
         _check_alignment(index, opcode, fields, bases[fields["mem_base"]], config.beat_bytes)
 
 
+#: Fields that are whole beats.
+_ADDRESSES = {Opcode.LOAD: ("mem", "mem_stride0", "mem_stride1", "mem_stride2"),
+              Opcode.STORE: ("mem", "mem_stride0", "mem_stride1", "mem_stride2"),
+              Opcode.COPY: ("mem", "mem_stride", "target", "target_stride")}
+
+
 def _check_alignment(index, opcode, fields, base, beat):
-    for name in ("mem", "mem_stride0", "mem_stride1", "mem_stride2"):
+    for name in _ADDRESSES[opcode]:
         if fields[name] % beat:
             raise ProgramError(f"{name} = {fields[name]:#x} is not a multiple of the {beat}-byte "
                                f"beat: {describe(opcode, fields)}", index)

@@ -7,7 +7,7 @@ import numpy as np
 from gradmill_hw.isa import CHANNELS, INSTRUCTION_BYTES, Class, Opcode, Peer, Queue
 from gradmill_hw.link import link_model
 from gradmill_hw.matrix.matrix_model import matmul
-from gradmill_hw.memory import transfer_model
+from gradmill_hw.memory import copy_model, transfer_model
 from gradmill_hw.regs import (
     ARGUMENTS,
     COUNTER_INDEX,
@@ -205,7 +205,8 @@ class EmulatedTile:
         self._windows = self._granted()
         execute = {Opcode.LOAD: self._load, Opcode.STORE: self._store,
                    Opcode.MATMUL: self._matmul, Opcode.VECTOR: self._vector,
-                   Opcode.SEND: self._send, Opcode.RECEIVE: self._receive}
+                   Opcode.SEND: self._send, Opcode.RECEIVE: self._receive,
+                   Opcode.COPY: self._copy}
         moved = True
         try:
             for command in self._fetch():
@@ -295,6 +296,14 @@ class EmulatedTile:
         self._check_rows(command)
         moved = move(self.config, fields, self.memories, self.state)
         self._counters[byte_counter(fields["tier"], write, fields["cls"])] += moved
+
+    def _copy(self, command, fields):
+        try:
+            moved = copy_model.copy(self.config, fields, self.memories, self._windows)
+        except copy_model.TransferError as refusal:
+            raise _Stop(refusal.error, refusal.mem) from None
+        for tier, write in ((fields["tier"], False), (fields["target_tier"], True)):
+            self._counters[byte_counter(tier, write, fields["cls"])] += moved
 
     def _load(self, command, fields):
         self._transfer(command, fields, transfer_model.load, write=False)

@@ -32,6 +32,7 @@ __all__ = ["Line", "Program", "Scalar", "describe", "disassemble", "token_names"
 _DEFAULTS = {
     Opcode.LOAD: {"count0": 1, "count1": 1, "count2": 1},
     Opcode.STORE: {"count0": 1, "count1": 1, "count2": 1},
+    Opcode.COPY: {"count": 1},
     Opcode.VECTOR: {"blocks": 1, "a_step": 1, "b_step": 1},
 }
 
@@ -165,6 +166,10 @@ class Program:
     def store(self, **fields):
         """On-chip rows to memory."""
         return self.emit(Opcode.STORE, **fields)
+
+    def copy(self, **fields):
+        """Memory to memory."""
+        return self.emit(Opcode.COPY, **fields)
 
     def matmul(self, **fields):
         """Matrix product into the accumulators."""

@@ -4,6 +4,7 @@ from amaranth import *
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from ..isa import numbers
 from ..isa_layout import command_layout
 from ..memory.axi import AxiLite
 from ..memory.axi_reader import ReadClient
@@ -73,8 +74,8 @@ class ControlPath(wiring.Component):
         For counters, flags and watchdog.
     macs : In(2 * log2(n) + 1)
         Multiply-accumulates done in this cycle.
-    load_traffic, store_traffic : In(Traffic(config))
-        For counters and watchdog.
+    read_traffic, write_traffic : In(Traffic(config)).array
+        Of load and store, and of the copy unit if there is one; for counters and watchdog.
     abort : Out(1)
         Units: end what the bus has accepted, forget the rest; one cycle.
     bus_busy : In(1)
@@ -87,7 +88,7 @@ class ControlPath(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        members = {}
+        members, traffics = {}, 1 + config.copy
         for queue in config.queues:
             name = queue.name.lower()
             members[f"{name}_cmd"] = Out(stream.Signature(command_layout(QUEUE_OPCODES[queue])))
@@ -105,8 +106,8 @@ class ControlPath(wiring.Component):
             "step":          Out(32),
             "events":        In(UnitEvents),
             "macs":          In(2 * config.lane_bits + 1),
-            "load_traffic":  In(Traffic(config)),
-            "store_traffic": In(Traffic(config)),
+            "read_traffic":  In(Traffic(config)).array(traffics),
+            "write_traffic": In(Traffic(config)).array(traffics),
             "abort":         Out(1),
             "bus_busy":      In(1),
             "resetting":     Out(1),
@@ -151,7 +152,7 @@ class ControlPath(wiring.Component):
 
         # An error is the first of: a queue's, in the order of their numbers, the sequencer's.
         state   = Signal(State)
-        failed  = Signal(len(queues))
+        failed  = Signal(numbers(config.queues))
         code    = Signal(Error)
         culprit = Signal(4)
         address = Signal(40)
@@ -302,12 +303,15 @@ class ControlPath(wiring.Component):
         waiting = REGS["waiting_load_pc_lo"].offset // 4
         asked   = bank.read_address[waiting.bit_length() - 1]  # one of the waiting registers
         whose   = Signal(4)
+        oldest  = [C(0)] * numbers(self.config.queues)
+        for queue, unit in zip(self.config.queues, queues, strict=True):
+            oldest[queue] = unit.oldest
         pc      = Signal(40)
         m.d.comb += [
             whose.eq(Mux(asked, bank.read_address[2:5], bank.error_queue)),
             store.name_queue.eq(whose),
             store.name_place.eq(
-                Array(unit.oldest for unit in queues)[whose[:len(store.name_queue)]]),
+                Array(oldest)[whose[:len(store.name_queue)]]),
             bank.tile.eq(self.tile),
             pc[6:].eq(Mux(whose == SEQUENCER, sequencer.pc, store.name_pc)),
         ]
@@ -332,14 +336,15 @@ class ControlPath(wiring.Component):
               for name in data.Layout.cast(UnitEvents).members if name in seen.shape().members),
             *(getattr(bank, f"flags_{name}").eq(self.events[name])
               for name in ("matrix_nonfinite", "vector_nonfinite", "saturated")),
-            counters.load.eq(self.load_traffic),
-            counters.store.eq(self.store_traffic),
+            *(ours.eq(theirs) for ours, theirs in zip(
+                (*counters.read, *counters.write),
+                (*self.read_traffic, *self.write_traffic), strict=True)),
             counters.instruction.eq(sequencer.executed),
             counters.clear.eq(bank.ctrl_clear_counters),
         ]
         progress = [sequencer.executed, self.events.array_rows, self.events.vector_rows,
                     self.events.link_in_rows, self.events.link_out_rows]
-        for traffic in (self.load_traffic, self.store_traffic):
+        for traffic in (*self.read_traffic, *self.write_traffic):
             progress += [traffic.moved, traffic.bytes.any()]
         for queue, unit, end, cmd in zip(self.config.queues, queues, ends, cmds, strict=True):
             name = queue.name.lower()

@@ -1,5 +1,8 @@
 """Event and traffic counters."""
 
+from functools import reduce
+from operator import add
+
 from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -14,8 +17,8 @@ __all__ = ["Counters", "Events"]
 
 #: Bits that a counter has; the remaining ones read zero.
 COUNT_BITS = 56
-#: Addresses of each counter memory.
-_DEPTH = 32
+#: Addresses of the memory of event counters, and of those of bytes.
+_EVENTS_DEPTH, _BYTES_DEPTH = 64, 16
 #: Index of the first byte counter.
 _BYTES = byte_counter(Tier.NEAR, False, 0)
 
@@ -34,47 +37,49 @@ class _Sums(wiring.Component):
     """Memory of counters with one addition per cycle, to any of them.
 
     ``sum`` is the counter at ``place`` with ``amount`` added, ``value`` the counter at ``look``.
-    If ``late``, an addition is written a cycle later; one to the same place may not follow at once.
+    What stands at ``place`` is forgotten if ``fresh``, at ``look`` if ``look_fresh``. If ``late``,
+    an addition is written a cycle later; one to the same place may not follow at once.
     """
 
-    def __init__(self, *, amount_bits, late=False):
-        self.late = late
+    def __init__(self, *, depth, amount_bits, late=False):
+        self.depth, self.late = depth, late
         super().__init__({
-            "place":  In(range(_DEPTH)),
+            "place":  In(range(depth)),
             "amount": In(amount_bits),
-            "clear":  In(1),
+            "fresh":  In(1),
             "sum":    Out(COUNT_BITS),
-            "look":   In(range(_DEPTH)),
+            "look":   In(range(depth)),
+            "look_fresh": In(1),
             "value":  Out(COUNT_BITS),
         })
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.cells = cells = memory.Memory(shape=COUNT_BITS, depth=_DEPTH, init=[])
+        m.submodules.cells = cells = memory.Memory(shape=COUNT_BITS, depth=self.depth, init=[])
         write = cells.write_port()
         read, look = cells.read_port(domain="comb"), cells.read_port(domain="comb")
         m.d.comb += [
             read.addr.eq(self.place),
             look.addr.eq(self.look),
-            self.sum.eq(read.data + self.amount),
-            self.value.eq(look.data),
+            self.sum.eq(Mux(self.fresh, 0, read.data) + self.amount),
+            self.value.eq(Mux(self.look_fresh, 0, look.data)),
             write.en.eq(1),
         ]
         m.d["sync" if self.late else "comb"] += [
             write.addr.eq(self.place),
-            write.data.eq(Mux(self.clear, 0, self.sum)),
+            write.data.eq(self.sum),
         ]
         return m
 
 
 class Counters(wiring.Component):
-    """Counters of :data:`~gradmill_hw.regs.COUNTERS`, in three small memories.
+    """Counters of :data:`~gradmill_hw.regs.COUNTERS`, in small memories.
 
-    Events are collected in short counters that take turns in being added to their memory. Loads
-    and stores have a memory each, added to as they come; instruction bytes join those of loads in
-    a cycle without a load. What happened up to the cycle before is in the answer of a read, with
-    the exception of instruction bytes, which may be late while loads are busy.
-    Clearing, also after reset, takes 32 cycles in which nothing is counted.
+    Events are collected in short counters that take turns in being added to their memory. Bytes
+    of each unit and direction have a memory, added to as they come; instruction bytes join those
+    of loads in a cycle without a load. What happened up to the cycle before is in the answer of
+    a read, with the exception of instruction bytes, which may be late while loads are busy.
+    A counter is clear from the next cycle on: what its memory holds is forgotten.
 
     Parameters
     ----------
@@ -85,8 +90,8 @@ class Counters(wiring.Component):
     -------
     events : In(Events(config))
         Counted as they are.
-    load, store : In(Traffic(config))
-        Bytes moved.
+    read, write : In(Traffic(config)).array
+        Bytes moved by loads and stores, then by copies if there is a unit for them.
     instruction : In(1)
         An instruction of the program was executed.
     clear : In(1)
@@ -99,8 +104,8 @@ class Counters(wiring.Component):
         self.config = config
         super().__init__({
             "events":      In(Events(config)),
-            "load":        In(Traffic(config)),
-            "store":       In(Traffic(config)),
+            "read":        In(Traffic(config)).array(1 + config.copy),
+            "write":       In(Traffic(config)).array(1 + config.copy),
             "instruction": In(1),
             "clear":       In(1),
             "port":        In(CounterPort()),
@@ -108,22 +113,15 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        clearing = Signal(init=1)
-        sweep    = Signal(range(_DEPTH))
-        with m.If(self.clear):
-            m.d.sync += [clearing.eq(1), sweep.eq(0)]
-        with m.Elif(clearing):
-            m.d.sync += [sweep.eq(sweep + 1), clearing.eq(sweep != _DEPTH - 1)]
-
-        turn, event_sum = self._events(m, clearing, sweep)
-        unit, values    = self._traffic(m, clearing, sweep)
+        turn, event_sum = self._events(m)
+        unit, values    = self._traffic(m)
 
         # An event counter answers when it has its turn, bytes at once.
         answer = Signal(64)
         high   = Signal(32)
         events = len(self.events.shape().members)
         index  = self.port.index
-        with m.If(index >= _BYTES):
+        with m.If((index >= _BYTES) & (index < _BYTES + 2 * _BYTES_DEPTH)):
             write = index[3]
             m.d.comb += [
                 self.port.ready.eq(1),
@@ -138,11 +136,15 @@ class Counters(wiring.Component):
             m.d.sync += high.eq(answer[32:])
         return m
 
-    def _events(self, m, clearing, sweep):
+    def _events(self, m):
         """Short counters; each is added to its place when ``turn`` comes round."""
         names = list(self.events.shape().members)
-        turn  = Signal(range(_DEPTH))
+        turn  = Signal(range(_EVENTS_DEPTH))
         m.d.sync += turn.eq(Mux(turn == len(names) - 1, 0, turn + 1))
+
+        # After a clear each counter is fresh until its first turn.
+        fresh = Signal(range(len(names) + 1), init=len(names))
+        m.d.sync += fresh.eq(Mux(self.clear, len(names), fresh - (fresh != 0)))
 
         growth = len(names).bit_length()  # of a sum between two turns
         amount = Signal(max(len(self.events[name]) for name in names) + growth)
@@ -150,46 +152,57 @@ class Counters(wiring.Component):
             event = self.events[name]
             short = Signal(len(event) + growth, name=f"few_{name}")
             mine  = turn == place
-            m.d.sync += short.eq(Mux(mine | clearing, 0, short) + event)
+            m.d.sync += short.eq(Mux(mine | self.clear, 0, short) + event)
             with m.If(mine):
                 m.d.comb += amount.eq(short)
-        m.submodules.events = cells = _Sums(amount_bits=len(amount), late=True)
+        m.submodules.events = cells = _Sums(depth=_EVENTS_DEPTH, amount_bits=len(amount), late=True)
         m.d.comb += [
-            cells.place.eq(Mux(clearing, sweep, turn)),
+            cells.place.eq(turn),
             cells.amount.eq(amount),
-            cells.clear.eq(clearing),
+            cells.fresh.eq(fresh != 0),
         ]
         return turn, cells.sum
 
-    def _traffic(self, m, clearing, sweep):
-        """One memory for reads and one for writes, addressed by tier and class."""
-        unit  = min(self.config.beat_bytes, INSTRUCTION_BYTES)
-        low   = unit.bit_length() - 1
-        fetch = INSTRUCTION_BYTES // unit
+    def _traffic(self, m):
+        """For each direction and unit a memory, addressed by tier and class."""
+        unit = min(self.config.beat_bytes, INSTRUCTION_BYTES)
         values = []
-        for name, traffic in (("load", self.load), ("store", self.store)):
-            beats = traffic.bytes[low:]
-            cells = _Sums(amount_bits=max(len(beats), 16 + fetch.bit_length()))
-            m.submodules[name] = cells
-            m.d.comb += [
-                cells.place.eq(Cat(traffic.cls, traffic.tier)),
-                cells.amount.eq(beats),
-                cells.clear.eq(clearing),
-                cells.look.eq(Cat(self.port.index[:3], self.port.index[4])),
-            ]
-            if name == "load":
-                waiting = Signal(16)
-                with m.If(beats == 0):
-                    m.d.comb += [
-                        cells.place.eq(Cat(C(Class.COMMAND, 3), C(Tier.NEAR, 1))),
-                        cells.amount.eq(waiting * fetch),
-                    ]
-                    m.d.sync += waiting.eq(self.instruction)
-                with m.Else():
-                    m.d.sync += waiting.eq(waiting + self.instruction)
-                with m.If(clearing):
-                    m.d.sync += waiting.eq(0)
-            with m.If(clearing):
-                m.d.comb += cells.place.eq(sweep)
-            values.append(cells.value)
+        for direction, units in (("read", self.read), ("write", self.write)):
+            found = []
+            for number, traffic in enumerate(units):
+                beats = traffic.bytes[unit.bit_length() - 1:]
+                cells = _Sums(depth=_BYTES_DEPTH, amount_bits=max(len(beats), 18))
+                m.submodules[f"{direction}{number}"] = cells
+                m.d.comb += [
+                    cells.place.eq(Cat(traffic.cls, traffic.tier)),
+                    cells.amount.eq(beats),
+                    cells.look.eq(Cat(self.port.index[:3], self.port.index[4])),
+                ]
+                if direction == "read" and number == 0:
+                    self._instructions(m, cells, beats)
+                known = Signal(_BYTES_DEPTH, name=f"{direction}{number}_known")
+                m.d.sync += known.bit_select(cells.place, 1).eq(1)
+                with m.If(self.clear):
+                    m.d.sync += known.eq(0)
+                m.d.comb += [
+                    cells.fresh.eq(~known.bit_select(cells.place, 1)),
+                    cells.look_fresh.eq(~known.bit_select(cells.look, 1)),
+                ]
+                found.append(cells.value)
+            values.append(reduce(add, found))
         return unit, values
+
+    def _instructions(self, m, cells, beats):
+        """Instruction bytes are added in cycles without a load."""
+        units = max(1, INSTRUCTION_BYTES // self.config.beat_bytes)
+        waiting = Signal(16)
+        with m.If(beats == 0):
+            m.d.comb += [
+                cells.place.eq(Cat(C(Class.COMMAND, 3), C(Tier.NEAR, 1))),
+                cells.amount.eq(waiting * units),
+            ]
+            m.d.sync += waiting.eq(self.instruction)
+        with m.Else():
+            m.d.sync += waiting.eq(waiting + self.instruction)
+        with m.If(self.clear):
+            m.d.sync += waiting.eq(0)

@@ -16,7 +16,7 @@ ADDRESS_BITS = TILE_BYTES.bit_length() - 1
 #: Word addresses below this have generated registers, behind it are the counters.
 _WORDS = COUNTER_OFFSET // 4
 #: Address bits of 64 counters.
-_COUNTER_BITS = 9
+_COUNTER_BITS = 10
 _OKAY, _SLVERR = 0b00, 0b10
 
 
@@ -32,7 +32,7 @@ class CounterPort(Signature):
     -------
     valid : Out(1)
         Held, with a stable ``index`` and ``high``, until ``ready``.
-    index : Out(6)
+    index : Out(7)
         Counter.
     high : Out(1)
         Bits 63 to 32, as they were when bits 31 to 0 of this counter were read.
@@ -43,7 +43,7 @@ class CounterPort(Signature):
     """
 
     def __init__(self):
-        super().__init__({"valid": Out(1), "index": Out(6), "high": Out(1),
+        super().__init__({"valid": Out(1), "index": Out(7), "high": Out(1),
                           "ready": In(1), "data": In(32)})
 
 

@@ -3,6 +3,7 @@
 from amaranth.lib import data
 from amaranth.lib.wiring import Out, Signature
 
+from ..isa import numbers
 from ..regs import Error
 
 
@@ -27,10 +28,11 @@ class End(Signature):
 
 
 class Activity(data.StructLayout):
-    """Commands that a unit took, and commands that ended, in the last cycle; one bit a queue."""
+    """Commands that a unit took, and commands that ended, in the last cycle; one bit a
+    number of a queue."""
 
     def __init__(self, config):
-        super().__init__({"begin": len(config.queues), "end": len(config.queues)})
+        super().__init__({"begin": numbers(config.queues), "end": numbers(config.queues)})
 
 
 class UnitEvents(data.Struct):

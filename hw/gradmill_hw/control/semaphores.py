@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import CHANNELS, QUEUES, TILE_QUEUES
+from ..isa import CHANNELS, QUEUES, TILE_QUEUES, numbers
 from ..regs import SEMAPHORE_MAX
 
 
@@ -57,13 +57,14 @@ class Semaphores(wiring.Component):
             raise ValueError(f"maximum must be one less than a power of two, not {maximum}")
         self.maximum = maximum
         self.queues = queues
+        count = numbers(queues)
         super().__init__({
-            "wait":      In(TOKENS).array(len(queues)),
-            "post":      In(TOKENS).array(len(queues)),
-            "take":      In(1).array(len(queues)),
-            "available": Out(1).array(len(queues)),
-            "missing":   Out(TOKENS).array(len(queues)),
-            "overflow":  Out(1).array(len(queues)),
+            "wait":      In(TOKENS).array(count),
+            "post":      In(TOKENS).array(count),
+            "take":      In(1).array(count),
+            "available": Out(1).array(count),
+            "missing":   Out(TOKENS).array(count),
+            "overflow":  Out(1).array(count),
         })
 
     def elaborate(self, platform):

@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import COMMON, INSTRUCTIONS, OPERANDS, TILE_QUEUES, Opcode
+from ..isa import COMMON, INSTRUCTIONS, OPERANDS, TILE_QUEUES, Opcode, numbers
 from ..isa_layout import command_layout
 
 
@@ -81,7 +81,7 @@ class CommandStore(wiring.Component):
 
     def __init__(self, queues=TILE_QUEUES, *, depth):
         self.queues, self.depth = queues, depth
-        count = len(queues)
+        count = numbers(queues)
         super().__init__({
             "write":       In(1),
             "queue":       In(range(count)),
@@ -100,7 +100,7 @@ class CommandStore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        number = Shape.cast(range(len(self.queues))).width
+        number = Shape.cast(range(numbers(self.queues))).width
         places = self.depth << number
         m.submodules.commands = commands = memory.Memory(shape=StoredCommand(), depth=places,
                                                          init=[])
@@ -115,7 +115,6 @@ class CommandStore(wiring.Component):
             ]
 
         read  = commands.read_port(domain="comb")
-        heads = [getattr(self, f"head_{queue.name.lower()}") for queue in self.queues]
         for queue in reversed(self.queues):
             earlier = Cat(self.fetch[other] for other in self.queues if other < queue)
             m.d.comb += self.fetched[queue].eq(self.fetch[queue] & ~earlier.any())
@@ -123,7 +122,8 @@ class CommandStore(wiring.Component):
                 m.d.comb += read.addr.eq(Cat(self.fetch_place[queue], C(queue, number)))
             common = Cat(read.data.layer, read.data.op, read.data.mem)
             with m.If(self.fetched[queue]):
-                m.d.sync += heads[queue].eq(Cat(common, read.data.body))
+                m.d.sync += getattr(self, f"head_{queue.name.lower()}").eq(
+                    Cat(common, read.data.body))
 
         name = pcs.read_port(domain="comb")
         m.d.comb += [

@@ -73,13 +73,15 @@ class WindowCheck(wiring.Component):
     ----------
     config : Config
         Sizes: ``address_bits``, ``bus_bits``, granules of rows.
-    write : bool
-        Ask for the permission to write instead of that to read.
+    write : bool or None
+        Ask for the permission to write instead of that to read; None: member ``write`` says.
     widths : namespace
         Widths of ``mem``, ``stride`` and ``count``.
 
     Members
     -------
+    write : In(1)
+        Of a check for both: ask for the permission to write. Belongs to the question.
     i : In(stream.Signature(Extent(widths)))
         Question; ``ready`` is the cycle of the answer.
     windows : In(windows_layout(config))
@@ -92,9 +94,10 @@ class WindowCheck(wiring.Component):
 
     def __init__(self, config, *, write, widths=ISA_WIDTHS):
         self.config = config
-        self.write = write
+        self._may_write = write
         self.widths = widths
         super().__init__({
+            **({"write": In(1)} if write is None else {}),
             "i":       In(stream.Signature(Extent(widths))),
             "windows": In(windows_layout(config)),
             "error":   Out(Error),
@@ -151,7 +154,8 @@ class WindowCheck(wiring.Component):
                     with m.Case(tier * WINDOWS + k):
                         m.d.comb += window.eq(self.windows[tier][k])
         m.d.comb += inside.eq(
-            (window.write if self.write else window.read)
+            Mux(self.write if self._may_write is None else C(self._may_write, 1),
+                window.write, window.read)
             & (window.limit <= 1 << config.address_bits)
             & (ask.mem >= window.base) & (Cat(C(0, low), end) <= window.limit))
         with m.If(step < 7):

@@ -48,6 +48,13 @@ def _transfer(f, config):
     return _HOME[kind], rows, [] if f["mem_base"] else [(f["tier"], start, end)]
 
 
+def _copy(f, config):
+    size = config.run_bytes(Kind(f["kind"]).name.lower(), f["run"])
+    ends = [(f[tier], f[start], f[start] + (f["count"] - 1) * f[f"{start}_stride"] + size)
+            for tier, start in (("tier", "mem"), ("target_tier", "target"))]
+    return [] if f["mem_base"] else ends[:1], ends[1:]
+
+
 def footprint(opcode, fields, config):
     """The :class:`Footprint` of one instruction, ``fields`` by name (absent ones are zero)."""
     f = _Fields(fields)
@@ -58,6 +65,9 @@ def footprint(opcode, fields, config):
     if opcode is Opcode.STORE:
         home, rows, memory = _transfer(f, config)
         return Footprint(reads={home: rows}, memory_writes=memory)
+    if opcode is Opcode.COPY:
+        source, target = _copy(f, config)
+        return Footprint(memory_reads=source, memory_writes=target)
     if opcode is Opcode.MATMUL:
         m_tiles, k_tiles, c_tiles = (-(-f[name] // n) for name in "mkc")
         a = _grid(f["op0"], (m_tiles, f["a_stride_m"]), (k_tiles, f["a_stride_k"]), (n, 1))

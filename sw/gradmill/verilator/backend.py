@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from gradmill_hw.isa import numbers
 
 from gradmill_hw.config import get_config
 from gradmill_hw.regs import Tier
@@ -230,8 +231,8 @@ class VerilatorDevice(Device):
         self._library.board_take_events(self._board, events.ctypes.data)
         event, bit = np.nonzero(events["bits"][:, None] >> np.arange(32, dtype=np.uint32) & 1)
         position = events["index"][event].astype(np.int64) * 32 + bit
-        tile, rest = np.divmod(position, 2 * len(self.config.queues))
-        ends, queue = np.divmod(rest, len(self.config.queues))
+        tile, rest = np.divmod(position, 2 * numbers(self.config.queues))
+        ends, queue = np.divmod(rest, numbers(self.config.queues))
         return np.rec.fromarrays([events["cycle"][event].astype(np.int64), tile, queue, ends == 0],
                                  names="cycle,tile,queue,begins")
 

@@ -1,0 +1,237 @@
+"""Copy unit between two tiers: contents, bounds, stalls, errors, aborts, against its model."""
+
+import random
+from collections import deque
+
+import pytest
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.sim import Simulator
+from gradmill_hw.isa import Class, Kind
+from gradmill_hw.memory import copy_model
+from gradmill_hw.memory.axi_reader import AxiReader
+from gradmill_hw.memory.axi_writer import AxiWriter
+from gradmill_hw.memory.copy import Copy
+from gradmill_hw.memory.transfer_model import TransferError
+from gradmill_hw.regs import Error, Tier
+from tb.transfers import CONFIGS, MEMORY_BYTES, OPEN, new_memory
+from tests.axi_memory import AxiMemory
+
+
+class _Machine(wiring.Component):
+    """A copy unit and the bus sides of both tiers."""
+
+    def __init__(self, config):
+        self.unit = Copy(config)
+        self.readers = [AxiReader(config, clients=1) for _ in Tier]
+        self.writers = [AxiWriter(config) for _ in Tier]
+        super().__init__({})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.unit = unit = self.unit
+        for tier, reader, writer in zip(Tier, self.readers, self.writers, strict=True):
+            name = tier.name.lower()
+            m.submodules[f"{name}_reader"] = reader
+            m.submodules[f"{name}_writer"] = writer
+            wiring.connect(m, getattr(unit, f"{name}_read"), reader.clients[0])
+            wiring.connect(m, getattr(unit, f"{name}_write"), writer.client)
+        return m
+
+
+def run(config, commands, memory, *, windows=OPEN, seed=0, stall=0.0, latency=6, bad=((), ()),
+        abort_at=None, then=(), limit=20_000):
+    """Ends of the commands, bytes by (direction, tier, class), cycles, and beats of each tier.
+
+    Ends at the first error. In cycle ``abort_at`` the unit is aborted; ``ends`` are then those of
+    the commands that follow once it has drained.
+    """
+    machine, rng = _Machine(config), random.Random(seed)
+    unit = machine.unit
+    tiers = [AxiMemory(config, data, seed=seed + k, stall=stall, latency_cycles=latency, bad=bad[k])
+             for k, data in enumerate(memory)]
+    sim = Simulator(machine)
+    sim.add_clock(1e-6)
+    for tier, reader, writer in zip(tiers, machine.readers, machine.writers, strict=True):
+        sim.add_testbench(tier.reader(reader.axi), background=True)
+        sim.add_testbench(tier.writer(writer.axi), background=True)
+    ends, traffic, cycles = [], {}, 0
+    pending = deque(commands)
+
+    async def bench(ctx):
+        nonlocal cycles
+        for tier in Tier:
+            for k, (base, end, read, write) in enumerate(windows[tier]):
+                ctx.set(unit.windows[tier][k],
+                        {"base": base, "limit": end, "read": read, "write": write})
+        standing, quiet, aborted = False, 0, abort_at is None
+        while quiet < 40:
+            if cycles == abort_at:
+                pending.clear()
+                standing = False
+            ctx.set(unit.abort, cycles == abort_at)
+            standing = bool(pending) and (standing or rng.random() >= stall)
+            ctx.set(unit.cmd.valid, standing)
+            if standing:
+                ctx.set(unit.cmd.payload, pending[0])
+            sampled = await ctx.tick().sample(
+                unit.cmd.ready, unit.done, unit.error, unit.error_mem, unit.busy,
+                *(getattr(events, name) for events in (unit.read, unit.written)
+                  for name in ("bytes", "tier", "cls")))
+            ready, done, error, mem, busy = sampled[2:7]
+            for direction, (size, tier, cls) in (("read", sampled[7:10]), ("write", sampled[10:])):
+                if size:
+                    key = direction, tier, cls
+                    traffic[key] = traffic.get(key, 0) + size
+            if standing and ready:
+                standing = False
+                pending.popleft()
+            if done:
+                ends.append((Error(error), mem))
+            cycles += 1
+            assert cycles < limit, "no end"
+            if not aborted and cycles > abort_at + 1 and not busy:
+                aborted = True
+                ends.clear()
+                pending.extend(then)
+            still = not (busy or done or pending) or (ends and ends[-1][0])
+            quiet = quiet + 1 if aborted and still else 0
+
+    sim.add_testbench(bench)
+    sim.run()
+    return ends, traffic, cycles - quiet_cycles(), tiers
+
+
+def quiet_cycles():
+    """Cycles that :func:`run` looks on after the last end."""
+    return 40
+
+
+def command(config, rng=None, **fields):
+    """A copy of one run from near to far, or a random one within the first and the second half."""
+    step = config.beat_bytes
+    values = {"mem": 0, "target": MEMORY_BYTES // 2, "tier": Tier.NEAR, "target_tier": Tier.FAR,
+              "kind": Kind.FP32, "codec": 0, "cls": Class.STASH, "run": 1, "count": 1,
+              "mem_stride": 0, "target_stride": 0}
+    if rng:
+        kind, rows, count = rng.choice(list(Kind)), rng.randint(1, 40), rng.randint(1, 5)
+        size = config.run_bytes(kind.name.lower(), rows)
+        room = (MEMORY_BYTES // 2 - 4096) // count // step * step
+        stride, target_stride = (step * rng.randint(size // step, room // step) for _ in "ab")
+        values |= {
+            "kind": kind, "run": rows, "count": count, "cls": rng.choice(list(Class)),
+            "tier": rng.choice(list(Tier)), "target_tier": rng.choice(list(Tier)),
+            "mem": step * rng.randrange(2048 // step),
+            "target": MEMORY_BYTES // 2 + step * rng.randrange(2048 // step),
+            "mem_stride": stride, "target_stride": target_stride}
+    return values | fields
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_copies(name, stall):
+    config, rng = CONFIGS[name], random.Random(f"{name} {stall}")
+    memory = new_memory(rng)
+    expected = [tier.copy() for tier in memory]
+    commands = [command(config, rng) for _ in range(8)]
+    ends, traffic, _, tiers = run(config, commands, memory, seed=1, stall=stall)
+    sizes = {}
+    for fields in commands:
+        size = copy_model.copy(config, fields, expected, OPEN)
+        for key in (("read", fields["tier"], fields["cls"]),
+                    ("write", fields["target_tier"], fields["cls"])):
+            sizes[key] = sizes.get(key, 0) + size
+    assert ends == [(Error.NONE, ends[k][1]) for k in range(len(commands))]
+    assert traffic == sizes
+    for tier in Tier:
+        assert (memory[tier] == expected[tier]).all(), tier
+        moved = {way: sum(size for key, size in sizes.items() if key[:2] == (way, tier))
+                 for way in ("read", "write")}
+        assert tiers[tier].read_beats * config.beat_bytes == moved["read"]
+        assert tiers[tier].write_beats * config.beat_bytes == moved["write"]
+
+
+@pytest.mark.parametrize("name", ["nano", "edge", "sim"])
+def test_blocks_of_256_bytes_use_the_bus(name):
+    """Scattered blocks leave at most a tenth of the cycles of a tier unused."""
+    config = CONFIGS[name]
+    memory = new_memory(random.Random(0))
+    beats = 256 // config.beat_bytes
+    rows = 256 // config.run_bytes("fp32", 1)
+    fields = command(config, run=rows, count=60, mem_stride=256, target_stride=512)
+    ends, _, cycles, _ = run(config, [fields], memory)
+    assert ends == [(Error.NONE, fields["target"])]
+    assert beats * 60 / (cycles - 40) > 0.9  # 40 cycles to check and to fill the way
+
+
+def refused(config):
+    half, step = MEMORY_BYTES // 2, config.beat_bytes
+    return {
+        "source outside": ({"mem": MEMORY_BYTES}, Error.WINDOW, MEMORY_BYTES),
+        "source partly outside": ({"mem": MEMORY_BYTES - step, "run": 40}, Error.WINDOW,
+                                  MEMORY_BYTES - step),
+        "target outside": ({"target": MEMORY_BYTES}, Error.WINDOW, MEMORY_BYTES),
+        "target strides out": ({"count": 3, "target_stride": half}, Error.WINDOW, half),
+        "source may not be read": ({"tier": Tier.FAR}, Error.WINDOW, 0),
+        "target may not be written": ({"target_tier": Tier.NEAR}, Error.WINDOW, half),
+        "nothing": ({"run": 0}, Error.COUNT, 0),
+        "no runs": ({"count": 0}, Error.COUNT, 0),
+        "odd target": ({"target": half + 1}, Error.ALIGNMENT, half + 1),
+        "odd stride": ({"count": 2, "mem_stride": step + 1}, Error.ALIGNMENT, 0),
+        "kind": ({"kind": 5}, Error.KIND, 0),
+        "codec": ({"codec": 0xff}, Error.CODEC, 0),
+    }
+
+
+@pytest.mark.parametrize("case", refused(CONFIGS["nano"]))
+def test_refused(case):
+    config = CONFIGS["nano"]
+    fields, error, mem = refused(config)[case]
+    near = [(0, MEMORY_BYTES, 1, 0)] + [(0, 0, 0, 0)] * 3
+    far = [(0, MEMORY_BYTES, 0, 1)] + [(0, 0, 0, 0)] * 3
+    memory = new_memory(random.Random(1))
+    before = [tier.copy() for tier in memory]
+    bad = command(config, **fields)
+    with pytest.raises(TransferError) as caught:
+        copy_model.copy(config, bad, memory, [near, far])
+    assert (caught.value.error, caught.value.mem) == (error, mem)
+    ends, traffic, _, _ = run(config, [bad, command(config)], memory, windows=[near, far])
+    assert ends == [(error, mem)]
+    assert not traffic
+    assert all((a == b).all() for a, b in zip(before, memory, strict=True))
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+@pytest.mark.parametrize("write", [False, True])
+def test_bus_error(write, stall):
+    """A bad beat is not written, nor is any that follows it; nothing else is touched."""
+    config, step = CONFIGS["nano"], CONFIGS["nano"].beat_bytes
+    memory = new_memory(random.Random(2))
+    before = [tier.copy() for tier in memory]
+    fields = command(config, run=100, count=3, mem_stride=2048, target_stride=2048)
+    place = 2048 + 40 * step
+    bad = ((), (fields["target"] + place,)) if write else ((place,), ())
+    ends, _, _, _ = run(config, [fields, command(config, target=0)], memory, bad=bad, stall=stall)
+    assert ends == [(Error.BUS_WRITE, fields["target"]) if write else (Error.BUS_READ, 0)]
+    assert (memory[Tier.NEAR] == before[Tier.NEAR]).all()
+    copied = [tier.copy() for tier in before]
+    copy_model.copy(config, fields, copied)
+    far, start = memory[Tier.FAR], fields["target"]
+    same = (far == before[Tier.FAR]) | (far == copied[Tier.FAR])
+    assert same.all()
+    if not write:
+        assert (far[start + place:] == before[Tier.FAR][start + place:]).all()
+
+
+@pytest.mark.parametrize("abort_at", [1, 5, 14, 20, 30, 33, 40, 57, 80, 200, 450])
+def test_abort(abort_at):
+    config = CONFIGS["nano"]
+    memory = new_memory(random.Random(3))
+    fields = command(config, run=60, count=3, mem_stride=2048, target_stride=2048)
+    again = command(config, mem=64, target=MEMORY_BYTES - 4096, run=50)
+    ends, _, _, _ = run(config, [fields] * 2, memory, stall=0.3, abort_at=abort_at,
+                        then=[again, again], seed=abort_at)
+    assert [error for error, _ in ends] == [Error.NONE] * 2
+    size = config.run_bytes("fp32", 50)
+    far = memory[Tier.FAR][again["target"]:][:size]
+    assert (far == memory[Tier.NEAR][64:64 + size]).all()
