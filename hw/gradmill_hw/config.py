@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from .isa import CHAIN_QUEUES, TILE_QUEUES
+from .stash.formats import from_tag
 
 
 __all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "Config", "ConfigError", "get_config"]
@@ -50,6 +51,8 @@ class Config:
         Read bursts that a tier may have outstanding.
     queue_depth : int
         Commands that each queue buffers.
+    stash : bool
+        Whether stores and loads have the stash codec, see ``docs/stash-formats.md``; not for n=32.
     """
 
     name:            str = "custom"
@@ -65,6 +68,7 @@ class Config:
     burst_beats:     int = 64
     reads_in_flight: int = 8
     queue_depth:     int = 8
+    stash:           bool = False
 
     def __post_init__(self):
         _require(self.n in (4, 8, 16, 32), f"n={self.n} is not built: choose 4, 8, 16 or 32")
@@ -92,6 +96,9 @@ class Config:
                  f"reads_in_flight={self.reads_in_flight}: choose a power of two up to 64")
         _require(_is_power_of_two(self.queue_depth) and 2 <= self.queue_depth <= 64,
                  f"queue_depth={self.queue_depth}: choose a power of two from 2 to 64")
+        _require(isinstance(self.stash, bool), f"stash={self.stash!r}: choose True or False")
+        _require(not self.stash or self.n <= 16,
+                 f"stash=True: stash formats are defined for n = 4, 8 or 16, not {self.n}")
 
     def replace(self, **changes):
         """A copy with ``changes``, named ``custom`` unless a name is among them."""
@@ -131,9 +138,13 @@ class Config:
         """Granules of a stored row of ``kind``: ``"mask"``, ``"bfp"`` or ``"fp32"``."""
         return {"mask": 1, "bfp": self.bfp_granules, "fp32": 32}[kind]
 
-    def run_bytes(self, kind, rows):
-        """Bytes on the bus of ``rows`` contiguous rows, padded to whole beats."""
-        granules = rows * self.row_granules(kind)
+    def run_bytes(self, kind, rows, codec=0):
+        """Bytes on the bus of ``rows`` contiguous rows, padded to whole beats; with the tag of a
+        stash format, of the longest such run."""
+        if codec:
+            granules = from_tag(codec).granules(rows, self.n)[1]
+        else:
+            granules = rows * self.row_granules(kind)
         return -(-granules // self.beat_granules) * self.beat_bytes
 
 
@@ -146,11 +157,11 @@ EDGE = Config(name="edge", n=8, tensor_rows=4096, acc_rows=1024, mask_rows=1024,
               address_bits=32)
 
 #: What ``make sim`` trains on.
-SIM = Config(name="sim", n=8)
+SIM = Config(name="sim", n=8, stash=True)
 
 #: A large FPGA.
 CARD = Config(name="card", n=16, tensor_rows=16384, acc_rows=4096, mask_rows=4096,
-              bus_bits=512)
+              bus_bits=512, stash=True)
 
 CONFIGS = {config.name: config for config in (NANO, EDGE, SIM, CARD)}
 

@@ -30,6 +30,7 @@ class NarrowRows:
     address_bits: int = 5
     beat_bytes: int = 2
     beat_granules: int = 4
+    stash: bool = False
 
     def row_granules(self, kind):
         return {"mask": 1, "bfp": 3, "fp32": 6}[kind]
