@@ -190,7 +190,12 @@ def test_pack(config, stall):
         for k, value in enumerate(row_ints(config, kind, rows)):
             noise = 0 if kind == Kind.FP32 else rng.getrandbits(32 * config.n - low) << low
             rows_in.append(
-                {"bits": value | noise, "kind": kind, "last": k == length - 1, "tier": tier}
+                {
+                    "bits": value | noise,
+                    "size": config.row_granules(kind.name.lower()),
+                    "last": k == length - 1,
+                    "tier": tier,
+                }
             )
         raw = pack_rows(config, kind.name.lower(), rows).tobytes()
         for place in range(0, len(raw), beat):
@@ -226,7 +231,12 @@ def test_full_rate(kind):
     rows = values(config, kind, count, rng)
     beats = config.run_bytes(kind.name.lower(), count) // config.beat_bytes
     stored = [
-        {"bits": bits, "kind": kind, "last": k == count - 1, "tier": 0}
+        {
+            "bits": bits,
+            "size": config.row_granules(kind.name.lower()),
+            "last": k == count - 1,
+            "tier": 0,
+        }
         for k, bits in enumerate(row_ints(config, kind, rows))
     ]
     dut = Pack(config)

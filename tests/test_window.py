@@ -52,7 +52,7 @@ def question(config, rng, windows):
     extent += config.run_bytes(kind, command["run"], command["codec"])
     place = rng.choice([base, limit - extent, rng.randint(0, limit)])
     command["mem"] = (place + beat * rng.choice([-1, 0, 0, 0, 1])) // beat * beat % (1 << 40)
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         name, value = rng.choice(
             [
                 ("kind", rng.randint(3, 7)),

@@ -159,7 +159,7 @@ def test_permits_exactly_the_legal(write):
         ("& (window.limit <= 1 << config.address_bits)", ""),
         ("times.eq(ask.count[d] - 1)", "times.eq(ask.count[d])"),
         ("config.beat_granules - 1)", "0)"),
-        ("self.i.ready.eq(step == 11)", "self.i.ready.eq(step == 10)"),
+        ("self.i.ready.eq(step == 11 + late)", "self.i.ready.eq(step == 10)"),
     ],
 )
 def test_proof_sees(old, new):

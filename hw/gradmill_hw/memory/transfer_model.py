@@ -14,8 +14,8 @@ import numpy as np
 from ..isa import Kind
 from ..regs import Error
 from ..stash.codec_model import CodecError, decode_run, encode_rows
-from ..stash.elements_model import ROW_NUMBERS, to_rows
-from ..stash.formats import PIECE_BEATS, from_tag, piece_granules
+from ..stash.elements_model import to_rows
+from ..stash.formats import PIECE_BEATS, ROW_NUMBERS, from_tag, piece_granules
 
 
 __all__ = ["Stored", "TransferError", "check", "first_number", "load", "pack_rows",

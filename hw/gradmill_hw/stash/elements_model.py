@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..numeric.counter_rng_model import random_rows
+from .formats import ROW_NUMBERS
 
 
 __all__ = [
@@ -17,7 +18,6 @@ __all__ = [
     "ENCODE_STREAM",
     "NONFINITE",
     "RANDOM_BITS",
-    "ROW_NUMBERS",
     "Elements",
     "Values",
     "decode_random",
@@ -41,8 +41,6 @@ RANDOM_BITS = 8
 #: The two random streams lie in row numbers that no tensor reaches.
 ENCODE_STREAM = 1 << 39
 DECODE_STREAM = 3 << 38
-#: Row numbers are modulo this.
-ROW_NUMBERS = 1 << 38
 _EMPTY = -(1 << 14)
 
 

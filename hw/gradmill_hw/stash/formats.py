@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass
 
 
-__all__ = ["BLOCKS", "GROUP", "HIGH_BITS", "INDEX_BITS", "KINDS", "PIECE_BEATS", "SLOTS",
+__all__ = ["BLOCKS", "GROUP", "HIGH_BITS", "INDEX_BITS", "KINDS", "PIECE_BEATS",
+           "ROW_NUMBERS", "SLOTS",
            "Format", "FormatError", "Kind", "from_tag", "piece_granules"]
 
 #: Values of a block.
@@ -18,6 +19,8 @@ GROUP = 16
 #: Bits of an outlier's position in its block, and of its second mantissa.
 INDEX_BITS = 7
 HIGH_BITS = 3
+#: Numbers of rows, the key of random bits, are modulo this.
+ROW_NUMBERS = 1 << 38
 #: Beats of a run that are written at a time, and read at a time where its length is not known.
 PIECE_BEATS = 16
 #: Table slots of the non-uniform format and the magnitude bits of their codes.
