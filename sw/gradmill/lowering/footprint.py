@@ -44,7 +44,7 @@ def _transfer(f, config):
     start = f["mem"]
     kind = Kind(f["kind"])
     last = sum((f[f"count{d}"] - 1) * f[f"mem_stride{d}"] for d in range(3))
-    end = start + last + config.run_bytes(kind.name.lower(), f["run"])
+    end = start + last + config.run_bytes(kind.name.lower(), f["run"], f["codec"])
     return _HOME[kind], rows, [] if f["mem_base"] else [(f["tier"], start, end)]
 
 
