@@ -129,7 +129,8 @@ def train(
             seconds = time.perf_counter() - ready
             report = {
                 "task": task, "device": device.value, "config": asdict(sizes), "seed": seed,
-                "stash_format": stash, "settings": settings, "epochs": trainer.epoch, "pipeline": _pipeline(trainer),
+                "settings": settings, "stash_format": stash, "epochs": trainer.epoch,
+                "pipeline": _pipeline(trainer),
                 "train_loss": trainer.history.train_loss,
                 "test_loss": trainer.history.validation[-1]["loss"],
                 "test_accuracy": trainer.history.validation[-1]["accuracy"],

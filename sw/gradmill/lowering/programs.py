@@ -46,7 +46,8 @@ class Loop:
 
 def iterations(code, count, steps):
     """Segments of a program that runs ``code(bases)`` ``count`` times, memory advancing by
-    ``steps`` bytes (the last two: random numbers, virtual minibatches); a loop where that is shorter."""
+    ``steps`` bytes (the last two: random numbers, virtual minibatches); a loop where that is
+    shorter."""
     looped = range(1, count - 2) if count > _UNROLLED else range(0)
     segments = []
     for v in range(count):
