@@ -264,6 +264,8 @@ class Load(wiring.Component):
             unpack.shape.p.last.eq(row.last),
             unpack.shape.p.coded.eq(coded),
             unpack.shape.p.packed.eq(row.run.packed),
+            unpack.shape.p.left.eq(row.left),
+            unpack.shape.p.beats.eq(row.run.beats),
             decoder.wanted.valid.eq(ahead.o.valid & coded & ~unpack.coded.busy),
             want.draws.eq(row.run.stochastic), want.layer.eq(row.run.layer),
             want.index.eq(row.run.number), want.last.eq(row.last),

@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..stash.formats import PIECE_BEATS
+from ..stash.formats import READ_BEATS
 from .bursts import beats_bits
 from .runs import Run
 from .write_pieces import RunRequest
@@ -14,7 +14,7 @@ __all__ = ["ReadPieces"]
 
 
 class ReadPieces(wiring.Component):
-    """Asks for a run at once, or, if its length depends on its values, for 16 beats when they are
+    """Asks for a run at once, or, if its length depends on its values, for 4 beats when they are
     wanted, until the run has ended; runs behind it wait.
 
     Parameters
@@ -30,8 +30,8 @@ class ReadPieces(wiring.Component):
         What to ask the bus for.
     more : In(1)
         The packed run needs its next beats; held until ``granted``.
-    granted : Out(1)
-        They were asked for, in this cycle.
+    granted : Out(range(5))
+        Beats that are asked for in this cycle.
     ended : In(1)
         The packed run needs no more.
     exhausted : Out(1)
@@ -44,7 +44,7 @@ class ReadPieces(wiring.Component):
         self.config = config
         super().__init__({
             "i": In(stream.Signature(Run(config))), "o": Out(stream.Signature(RunRequest(config))),
-            "more": In(1), "granted": Out(1), "ended": In(1), "exhausted": Out(1), "busy": Out(1),
+            "more": In(1), "granted": Out(range(READ_BEATS + 1)), "ended": In(1), "exhausted": Out(1), "busy": Out(1),
         })
 
     def elaborate(self, platform):
@@ -61,12 +61,12 @@ class ReadPieces(wiring.Component):
             m.d.comb += [
                 self.o.valid.eq(self.more & ~self.exhausted),
                 ask.addr.eq(Cat(C(0, low), at)),
-                ask.beats.eq(Mux(left > PIECE_BEATS, PIECE_BEATS, left)),
+                ask.beats.eq(Mux(left > READ_BEATS, READ_BEATS, left)),
                 ask.tier.eq(tier), ask.cls.eq(cls),
-                self.granted.eq(self.o.valid & self.o.ready),
             ]
-            with m.If(self.granted):
-                m.d.sync += [at.eq(at + PIECE_BEATS), left.eq(left - ask.beats)]
+            with m.If(self.o.valid & self.o.ready):
+                m.d.comb += self.granted.eq(ask.beats)
+                m.d.sync += [at.eq(at + READ_BEATS), left.eq(left - ask.beats)]
             with m.If(self.ended):
                 m.d.sync += self.busy.eq(0)
         with m.Else():

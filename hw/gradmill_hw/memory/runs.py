@@ -217,6 +217,8 @@ class RowJob(data.StructLayout):
     -------
     addr : 16
         Row on chip.
+    left : 16
+        Rows of its run from this one on.
     last : 1
         Last row of its run.
     run : Run(config)
@@ -224,7 +226,8 @@ class RowJob(data.StructLayout):
     """
 
     def __init__(self, config):
-        super().__init__({"addr": ROW_ADDRESS_BITS, "last": 1, "run": Run(config)})
+        super().__init__({"addr": ROW_ADDRESS_BITS, "left": ROW_ADDRESS_BITS, "last": 1,
+                          "run": Run(config)})
 
 
 class Rows(wiring.Component):
@@ -252,7 +255,7 @@ class Rows(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        left = Signal(ROW_ADDRESS_BITS)
+        left = self.o.p.left
         m.d.comb += self.o.p.last.eq(left == 1)
 
         moved = self.o.valid & self.o.ready

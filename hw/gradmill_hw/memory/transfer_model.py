@@ -15,7 +15,7 @@ from ..isa import Kind
 from ..regs import Error
 from ..stash.codec_model import CodecError, decode_run, encode_rows
 from ..stash.elements_model import to_rows
-from ..stash.formats import PIECE_BEATS, ROW_NUMBERS, from_tag, piece_granules
+from ..stash.formats import READ_BEATS, ROW_NUMBERS, from_tag, piece_granules
 
 
 __all__ = ["Stored", "TransferError", "check", "first_number", "load", "pack_rows",
@@ -149,10 +149,9 @@ def _store_coded(config, command, target, state, starts, rows):
 
 
 def _load_coded(config, command, source, state, starts, rows, size):
-    """Runs of a format that packs are read in pieces, the next one when the granules that a row
-    may have are not all there."""
+    """Of a run of a format that packs as many pieces are read as its last row, if it were the
+    longest there is, would need."""
     packed = from_tag(int(command["codec"])).packed
-    piece = PIECE_BEATS * config.beat_granules
     moved = 0
     for start, index, options in _coded_runs(command, state, starts, rows):
         try:
@@ -161,8 +160,11 @@ def _load_coded(config, command, source, state, starts, rows, size):
         except CodecError:
             raise TransferError(Error.STASH, start) from None
         state.mantissa[index], state.exponent[index] = to_rows(values, config.mantissa_bits)
-        pieces = -(-(last + piece_granules(config.n)) // piece)
-        moved += min(size, pieces * PIECE_BEATS * config.beat_bytes) if packed else size
+        if packed:
+            pieces = -(-(last + piece_granules(config.n)) // (READ_BEATS * config.beat_granules))
+            moved += min(size, pieces * READ_BEATS * config.beat_bytes)
+        else:
+            moved += size
     return moved
 
 

@@ -5,9 +5,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..isa import Kind
-from ..stash.formats import piece_granules
+from ..stash.formats import READ_BEATS, piece_granules
 from ..stash.parse import View
 from .axi_reader import ReadBeat
+from .bursts import beats_bits
+from .ports import ROW_ADDRESS_BITS
 
 
 __all__ = ["WORD_GRANULES", "PackedRow", "RowShape", "Unpack", "Views", "longest_granules"]
@@ -31,10 +33,15 @@ class RowShape(data.StructLayout):
         Last row of its run.
     coded, packed : 1
         Its run is in a stash format; one whose length depends on the values.
+    left : 16
+        Rows of its run from this one on.
+    beats : beats_bits(config)
+        Beats of its run, if it is not packed.
     """
 
-    def __init__(self):
-        super().__init__({"kind": range(len(Kind)), "last": 1, "coded": 1, "packed": 1})
+    def __init__(self, config):
+        super().__init__({"kind": range(len(Kind)), "last": 1, "coded": 1, "packed": 1,
+                          "left": ROW_ADDRESS_BITS, "beats": beats_bits(config)})
 
 
 class Views(wiring.Signature):
@@ -47,9 +54,9 @@ class Views(wiring.Signature):
     size, ends : In
         As of :class:`~gradmill_hw.stash.decoder.Decoder`.
     more : Out(1)
-        The run is packed, and a row may need granules that have not been asked for.
-    granted : In(1)
-        More are asked for in this cycle.
+        The run is packed, and its rows may or will need granules that have not been asked for.
+    granted : In(range(5))
+        Beats that are asked for in this cycle.
     exhausted : In(1)
         There are no more of the packed run.
     busy : Out(1)
@@ -60,7 +67,7 @@ class Views(wiring.Signature):
         super().__init__({
             "view": Out(stream.Signature(View(config.n))),
             "size": In(range(piece_granules(config.n) + 1)), "ends": In(1),
-            "more": Out(1), "granted": In(1), "exhausted": In(1), "busy": Out(1),
+            "more": Out(1), "granted": In(range(READ_BEATS + 1)), "exhausted": In(1), "busy": Out(1),
         })
 
 
@@ -89,10 +96,10 @@ class PackedRow(data.StructLayout):
 
 
 class _AboutWord(data.StructLayout):
-    """Of a word: a beat of it met an error, it ends a request, its granules."""
+    """Of a word: a beat of it met an error; its granules."""
 
     def __init__(self):
-        super().__init__({"error": 1, "last": 1, "granules": range(WORD_GRANULES + 1)})
+        super().__init__({"error": 1, "granules": range(WORD_GRANULES + 1)})
 
 
 class Unpack(wiring.Component):
@@ -104,8 +111,8 @@ class Unpack(wiring.Component):
 
     Of a run in a stash format it shows what comes next and is told how much of it was taken, and
     what has been asked for beyond the end is dropped, a word per cycle. Of a packed run more is
-    asked for when fewer granules are left than a row may have: how much is read depends on the
-    run alone, not on time.
+    asked for while fewer granules were than the next row may have, or all rows left must have, one
+    each. The last row decides: how much is read depends on the run alone, not on time.
 
     Parameters
     ----------
@@ -116,7 +123,7 @@ class Unpack(wiring.Component):
     -------
     i : In(stream.Signature(ReadBeat(config)))
         Beats, ``last`` at the end of each run.
-    shape : In(stream.Signature(RowShape()))
+    shape : In(stream.Signature(RowShape(config)))
         One for each row, in order; taken with the row. That of a coded row is not taken: it
         stands until its row is taken elsewhere.
     o : Out(stream.Signature(PackedRow(config)))
@@ -129,7 +136,7 @@ class Unpack(wiring.Component):
         self.config = config
         super().__init__({
             "i":     In(stream.Signature(ReadBeat(config))),
-            "shape": In(stream.Signature(RowShape())),
+            "shape": In(stream.Signature(RowShape(config))),
             "o":     Out(stream.Signature(PackedRow(config))),
             **({"coded": Out(Views(config))} if config.stash else {}),
         })
@@ -206,44 +213,51 @@ class Unpack(wiring.Component):
         after_valid, after_about = after
         most = piece_granules(self.config.n)
 
-        # Requests of this run, of which the last word is still to leave.
+        # Words of this run that have been asked for and have not left.
+        parts = WORD_GRANULES // self.config.beat_granules
+
+        def words(beats):
+            return (beats + (parts - 1)) >> parts.bit_length() - 1
+
         fresh = Signal(init=1)
-        kept = Signal(2)
-        pending = Signal(2)
+        kept = Signal.like(shape.beats)
+        ahead = Signal.like(shape.beats)
         dropping = Signal()
         active = Signal()
         m.d.comb += [
             active.eq(self.shape.valid & shape.coded & ~dropping),
-            pending.eq(Mux(fresh & ~shape.packed & ~dropping, 1, kept)),
+            ahead.eq(Mux(fresh & ~shape.packed & ~dropping, words(shape.beats), kept)),
         ]
 
-        # Of the two words those of this run; granules and ends of requests in them.
+        # Of the two words those of this run, and their granules.
         here, there = Signal(), Signal()
-        enough, all_asked = Signal(), Signal()
+        enough, all_shown = Signal(), Signal()
         left = Signal(range(2 * WORD_GRANULES + 1))
+        needed = Signal.like(shape.left)
         m.d.comb += [
-            here.eq(word_valid & (pending != 0)),
-            there.eq(here & after_valid & (~word_about.last | (pending == 2))),
+            here.eq(word_valid & (ahead != 0)),
+            there.eq(here & after_valid & (ahead != 1)),
             left.eq(Mux(here, word_about.granules - place, 0)
                     + Mux(there, after_about.granules, 0)),
             enough.eq(left >= most),
-            all_asked.eq(pending == (here & word_about.last) + (there & after_about.last)),
-            view.valid.eq(active & (enough | (all_asked & (~shape.packed | coded.exhausted)))),
+            all_shown.eq(ahead == here + there),
+            view.valid.eq(active & (enough | (all_shown & (~shape.packed | coded.exhausted)))),
             view.p.left.eq(Mux(enough, most, left)),
             view.p.spoiled.eq((here & word_about.error) | (there & after_about.error)),
-            coded.more.eq(active & shape.packed & ~enough & all_asked & ~coded.exhausted
-                          & view.ready),
+            needed.eq(Mux(shape.left > most, shape.left, most)),
+            coded.more.eq(active & shape.packed & view.ready & ~coded.exhausted
+                          & (ahead * WORD_GRANULES < needed + place)),
             coded.busy.eq(dropping),
         ]
 
         # A word leaves when it is used up, or when the run has ended.
         moved = Signal()
         leaving = Signal()
-        later = Signal(2)
+        later = Signal.like(ahead)
         m.d.comb += [
             moved.eq(view.valid & view.ready),
             leaving.eq(here & (dropping | (moved & (end >= WORD_GRANULES)))),
-            later.eq(pending + coded.granted - (leaving & word_about.last)),
+            later.eq(ahead + words(coded.granted) - leaving),
         ]
         with m.If(active | dropping):
             m.d.sync += kept.eq(later)
@@ -265,7 +279,6 @@ class Unpack(wiring.Component):
             m.d.comb += [
                 word.eq(beat.data),
                 about.error.eq(beat.error),
-                about.last.eq(beat.last),
                 about.granules.eq(WORD_GRANULES),
                 valid.eq(self.i.valid),
                 self.i.ready.eq(taken),
@@ -281,7 +294,6 @@ class Unpack(wiring.Component):
             m.d.sync += [
                 word.word_select(part, config.bus_bits).eq(beat.data),
                 about.error.eq(beat.error | (about.error & (part != 0))),
-                about.last.eq(beat.last),
                 about.granules.eq((part + 1) * config.beat_granules),
                 valid.eq(full),
                 part.eq(Mux(full, 0, part + 1)),

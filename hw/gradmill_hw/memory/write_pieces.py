@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..isa import Class
-from ..stash.formats import PIECE_BEATS
+from ..stash.formats import WRITE_BEATS
 from .bursts import beats_bits
 from .fifo import StreamFifo
 from .pack import TierBeat
@@ -79,16 +79,16 @@ class WritePieces(wiring.Component):
         m = Module()
         config, ask = self.config, self.request.p
         low = config.beat_bytes.bit_length() - 1
-        piece_shape = data.StructLayout({"beats": range(PIECE_BEATS + 1), "last": 1})
+        piece_shape = data.StructLayout({"beats": range(WRITE_BEATS + 1), "last": 1})
         m.submodules.runs = runs = StreamFifo(Run(config), depth=self.depth, buffered=False)
         m.submodules.beats = beats = StreamFifo(
-            TierBeat(config), depth=2 * PIECE_BEATS, buffered=False)
+            TierBeat(config), depth=2 * WRITE_BEATS, buffered=False)
         m.submodules.pieces = pieces = StreamFifo(piece_shape, depth=8, buffered=False)
         wiring.connect(m, wiring.flipped(self.i_run), runs.i)
         wiring.connect(m, beats.o, wiring.flipped(self.o))
 
         # Beats of stash formats are counted on their way into the queue.
-        count = Signal(range(PIECE_BEATS))
+        count = Signal(range(WRITE_BEATS))
         moved = Signal()
         complete = Signal()
         m.d.comb += [
@@ -96,7 +96,7 @@ class WritePieces(wiring.Component):
             self.i.ready.eq(beats.i.ready & pieces.i.ready),
             beats.i.valid.eq(self.i.valid & pieces.i.ready),
             beats.i.payload.eq(self.i.payload),
-            complete.eq((count == PIECE_BEATS - 1) | self.i.p.last),
+            complete.eq((count == WRITE_BEATS - 1) | self.i.p.last),
             pieces.i.valid.eq(moved & self.i.p.coded & complete),
             pieces.i.p.beats.eq(count + 1),
             pieces.i.p.last.eq(self.i.p.last),
@@ -121,5 +121,5 @@ class WritePieces(wiring.Component):
             self.busy.eq(runs.o.valid),
         ]
         with m.If(asked):
-            m.d.sync += before.eq(Mux(runs.o.ready, 0, before + PIECE_BEATS))
+            m.d.sync += before.eq(Mux(runs.o.ready, 0, before + WRITE_BEATS))
         return m
