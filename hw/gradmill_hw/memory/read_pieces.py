@@ -44,7 +44,8 @@ class ReadPieces(wiring.Component):
         self.config = config
         super().__init__({
             "i": In(stream.Signature(Run(config))), "o": Out(stream.Signature(RunRequest(config))),
-            "more": In(1), "granted": Out(range(READ_BEATS + 1)), "ended": In(1), "exhausted": Out(1), "busy": Out(1),
+            "more": In(1), "granted": Out(range(READ_BEATS + 1)), "ended": In(1),
+            "exhausted": Out(1), "busy": Out(1),
         })
 
     def elaborate(self, platform):

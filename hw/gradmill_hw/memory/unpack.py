@@ -67,7 +67,8 @@ class Views(wiring.Signature):
         super().__init__({
             "view": Out(stream.Signature(View(config.n))),
             "size": In(range(piece_granules(config.n) + 1)), "ends": In(1),
-            "more": Out(1), "granted": In(range(READ_BEATS + 1)), "exhausted": In(1), "busy": Out(1),
+            "more": Out(1), "granted": In(range(READ_BEATS + 1)), "exhausted": In(1),
+            "busy": Out(1),
         })
 
 
