@@ -5,6 +5,7 @@ import pytest
 
 import gradmill as gm
 from gradmill_hw.config import CARD, NANO, SIM, ConfigError
+from gradmill_hw.regs import COUNTERS
 from gradmill_hw.stash import codec_model
 from gradmill_hw.stash.formats import Format
 from tests.golden import Golden
@@ -183,3 +184,62 @@ def test_what_cannot_be_stashed_is_refused():
     with gm.open("emulator", SIM) as device, pytest.raises(ValueError, match="use Stash"):
         gm.Trainer(relu, device, optimizer=gm.SGD(lr=1), virtual_minibatch=4, sub_minibatch=2,
                    stash="mx9")
+
+
+def _program(config):
+    """Good there and back, then a load of a block that nobody wrote, then one that must not run."""
+    codec, rows = Format("bfp", bits=4, block=16).tag, 3 * config.n
+    size = config.run_bytes("bfp", rows, codec)
+    common = {"kind": gm.Kind.BFP, "cls": gm.Class.STASH, "run": rows, "codec": codec}
+    program = gm.Program(config)
+    program.store(op0=0, mem=0x4000, post=[gm.Queue.LOAD], **common)
+    program.load(op0=64, mem=0x4000, wait=[gm.Queue.STORE], **common)
+    program.load(op0=128, mem=0x4000 + size, **common)
+    program.load(op0=192, mem=0x4000, **common)
+    program.halt()
+    return program
+
+
+@pytest.mark.rtl
+def test_rtl_equals_the_emulator():
+    """Weights, losses and counters, one format after the other on the same device."""
+    config, cases = CONFIGS["nano"], [case for case in CASES if case[0] == "nano"]
+    cases += [
+        ("nano", (5, 9, 6, 3), (1, 1, 0), 11, 4, 40,
+         gm.Stash("nonuniform-lite+zeros/128", rounding="stochastic", draw=True)),
+        ("nano", (5, 9, 6, 3), (0, 1, 0), 11, 11, 40, gm.Stash("outlier(2, 4)/64")),
+    ]
+    found = {}
+    for backend in ("verilator", "emulator"):
+        with gm.open(backend, config, seed=SEED) as device:
+            for number, case in enumerate(cases):
+                model, history, _ = trained(device, case, number)
+                state = {name: value.tobytes() for name, value in model.state_dict().items()}
+                counters = device.counters()
+                kept = {c.name: counters[c.name] for c in COUNTERS if not c.timing}
+                found[backend, number] = state, history.train_loss, kept
+    for number in range(len(cases)):
+        assert found["verilator", number] == found["emulator", number]
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("backend", ["emulator", "verilator"])
+def test_a_corrupted_block_names_its_instruction(backend):
+    config = CONFIGS["nano"]
+    program = _program(config)
+    with gm.open(backend, config) as device:
+        raw = np.frombuffer(program.assemble(), np.uint8)
+        device.write_memory(gm.Tier.NEAR, 0, raw)
+        device.write_memory(gm.Tier.NEAR, 0x4000, np.full(4096, 0xC0, np.uint8))
+        with pytest.raises(gm.DeviceError, match="STASH") as failure:
+            device.run(0)
+        assert failure.value.queue == gm.Queue.LOAD
+        assert "op0=128" in failure.value.instruction
+        size = config.run_bytes("bfp", 3 * config.n, Format("bfp", bits=4, block=16).tag)
+        assert failure.value.address == 0x4000 + size
+        device.reset()
+        model, _, _ = trained(device, CASES[9], 9)
+    with gm.open("emulator", config) as device:
+        expected = trained(device, CASES[9], 9)[0].state_dict()
+    for name, value in model.state_dict().items():
+        assert value.tobytes() == expected[name].tobytes()
