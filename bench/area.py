@@ -30,8 +30,10 @@ UNITS = {
     "quantiser": (lambda c: TileQuantiser(c, tag_bits=0), "lane", lambda c: c.n, 117),
     "matrix":    (MatrixUnit, "MAC", lambda c: c.n**2, None),
     "vector":    (VectorUnit, "lane", lambda c: c.n, None),
-    "load":      (Load, None, None, None),
-    "store":     (Store, None, None, None),
+    "load":      (lambda c: Load(c.replace(stash=False)), None, None, None),
+    "store":     (lambda c: Store(c.replace(stash=False)), None, None, None),
+    "load, codec":  (lambda c: Load(c.replace(stash=True)), None, None, None),
+    "store, codec": (lambda c: Store(c.replace(stash=True)), None, None, None),
     "control":   (ControlPath, None, None, None),
     "device":    (lambda c: None, "MAC", lambda c: c.tiles * c.n**2, 446),
 }

@@ -17,7 +17,15 @@ from gradmill_hw.memory.window import windows_layout
 from gradmill_hw.regs import WINDOWS, Tier
 from tb.axi import Canaries, memory
 from tb.stream import Source, pack, stalls, start
-from tb.transfers import MEMORY_BYTES, new_memory, new_state, random_transfer, runs
+from tb.transfers import (
+    MEMORY_BYTES,
+    TAGS,
+    encode_source,
+    new_memory,
+    new_state,
+    random_transfer,
+    runs,
+)
 
 
 HALF = MEMORY_BYTES // 2
@@ -34,7 +42,7 @@ def placed(config, rng, command, *, base, rows=None):
     ]
     spans = list(runs(command))
     size = max(mem for mem, _ in spans) - command["mem"]
-    size += config.run_bytes(command["kind"].name.lower(), command["run"])
+    size += config.run_bytes(command["kind"].name.lower(), command["run"], command["codec"])
     extent = max(row for _, row in spans) - command["op0"] + command["run"]
     moved = {"mem": base + rng.randrange(0, HALF - size + 1, config.beat_bytes)}
     if rows is not None:
@@ -43,10 +51,34 @@ def placed(config, rng, command, *, base, rows=None):
 
 
 def touched(config, command):
-    """Byte ranges of the runs of a command."""
+    """Byte ranges of the runs of a command, at most."""
+    if command["codec"]:
+        size = config.run_bytes("bfp", command["run"], command["codec"])
+        return [range(mem, mem + size) for mem, _ in runs(command)]
     granules = command["run"] * config.row_granules(command["kind"].name.lower())
     size = -(-granules * config.n // 8)
     return [range(mem, mem + size) for mem, _ in runs(command)]
+
+
+def another_codec(config, rng, command):
+    """A codec for a command; its runs are not longer than they were."""
+    if not config.stash or command["kind"] != Kind.BFP:
+        return {}
+    size = config.run_bytes("bfp", command["run"], command["codec"])
+    codec = rng.choice(TAGS)
+    longer = config.run_bytes("bfp", command["run"], codec) > size
+    return {} if longer else {"codec": codec, "stochastic": rng.randrange(2)}
+
+
+def coded_loads(config, rng, images, rows):
+    """Loads in stash formats, each from a quarter of the memory of its own, which is filled."""
+    commands = []
+    for k in range(2):
+        command = random_transfer(config, rng, kind=Kind.BFP, coded=1.0)
+        command = placed(config, rng, command, base=0, rows=rows) | {"mem": k * HALF // 2}
+        encode_source(config, command, images, rng)
+        commands.append(command)
+    return commands
 
 
 async def done(dut, unit, count):
@@ -62,6 +94,7 @@ async def done(dut, unit, count):
 @cocotb.parametrize(pause=[0.0, 0.3])
 async def loads_and_stores(dut, pause):
     config = get_config(cocotb.plusargs["config"])
+    config = config.replace(stash=bool(int(cocotb.plusargs["stash"])))
     rng = random.Random(f"{cocotb.RANDOM_SEED} {pause}")
     images, state = new_memory(rng), new_state(config, rng)
     dut.windows.value = pack(
@@ -80,6 +113,7 @@ async def loads_and_stores(dut, pause):
     for ram, image in zip(rams, images, strict=True):
         ram.write(0, image.tobytes())
     await start(dut)
+    dut.seed.value, dut.step.value = state.seed, state.step
     sources = {
         unit: Source(dut, f"{unit}_cmd", command_layout(opcode), stalls(pause))
         for unit, opcode in (("load", Opcode.LOAD), ("store", Opcode.STORE))
@@ -87,11 +121,19 @@ async def loads_and_stores(dut, pause):
 
     loads = []
     for phase in range(int(cocotb.plusargs["phases"])):
-        stores = [placed(config, rng, command, base=HALF) for command in loads]
+        # Rows come and go in formats of their own.
+        stores = [
+            placed(config, rng, command | another_codec(config, rng, command), base=HALF)
+            for command in loads
+        ]
         loads = [
             placed(config, rng, random_transfer(config, rng), base=0, rows=phase % 2)
             for _ in range(10)
         ]
+        if config.stash:
+            loads[5:] = coded_loads(config, rng, images, phase % 2) + loads[5:]
+            for ram, image in zip(rams, images, strict=True):
+                ram.write(0, image[:HALF].tobytes())
         canaries = [Canaries(ram, MEMORY_BYTES) for ram in rams]
         waits = [
             cocotb.start_soon(done(dut, "load", len(loads))),

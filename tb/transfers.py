@@ -5,14 +5,19 @@ from types import SimpleNamespace
 import numpy as np
 from gradmill_hw.config import NANO, Config
 from gradmill_hw.isa import Kind
+from gradmill_hw.memory import transfer_model
 from gradmill_hw.regs import WINDOWS, Tier
+from gradmill_hw.stash.formats import from_tag
+from tb.stash_runs import blocks_of_rows
 
 
 __all__ = [
     "CONFIGS",
     "MEMORY_BYTES",
     "OPEN",
+    "TAGS",
     "bfp_bits",
+    "encode_source",
     "first_failure",
     "fp32_bits",
     "mask_bits",
@@ -55,6 +60,8 @@ def new_state(config, rng):
         mantissa=noise(config.tensor_rows, n, dtype=np.int16) >> 16 - width,
         exponent=noise(config.tensor_rows, dtype=np.uint8),
         mask=noise(config.mask_rows, n, dtype=np.uint8) >= 128,
+        seed=rng.getrandbits(32),
+        step=rng.getrandbits(32),
     )
 
 
@@ -74,20 +81,26 @@ def mask_bits(state, row):
     return sum(int(bit) << k for k, bit in enumerate(state.mask[row]))
 
 
-def random_transfer(config, rng, *, kind=None, largest=24):
+#: Every stash format.
+TAGS = [tag for tag in range(256) if from_tag(tag)]
+
+
+def random_transfer(config, rng, *, kind=None, largest=24, coded=0.0):
     """A legal command whose runs do not overlap, in memory or on chip.
 
-    It takes at most a quarter of the memory and half of the rows.
+    It takes at most a quarter of the memory and half of the rows; of rows of block floating point
+    a share of ``coded`` is in a stash format.
     """
     kind = Kind(rng.randrange(3)) if kind is None else kind
     depth = {Kind.MASK: config.mask_rows, Kind.BFP: config.tensor_rows, Kind.FP32: config.acc_rows}[
         kind
     ]
     beat = config.beat_bytes
+    codec = rng.choice(TAGS) if kind == Kind.BFP and rng.random() < coded else 0
     while True:
         run = rng.choice([1, rng.randint(1, largest)])
         counts = [rng.choice([1, rng.randint(1, 4)]) for _ in range(3)]
-        size, rows = config.run_bytes(kind.name.lower(), run), run
+        size, rows = config.run_bytes(kind.name.lower(), run, codec), run
         strides, row_strides = [0, 0, 0], [0, 0, 0]
         for d in rng.sample(range(3), 3):
             if counts[d] > 1 or rng.random() < 0.5:
@@ -108,7 +121,10 @@ def random_transfer(config, rng, *, kind=None, largest=24):
         "tier": rng.randrange(2),
         "cls": rng.randrange(8),
         "run": run,
-        "codec": 0,
+        "codec": codec,
+        "stochastic": rng.randrange(2) if codec else 0,
+        "layer": rng.randrange(256),
+        **{f"op{k}": rng.randrange(1 << 16) for k in (1, 2, 3)},
         **{f"count{d}": counts[d] for d in range(3)},
         **{f"mem_stride{d}": strides[d] for d in range(3)},
         **{f"row_stride{d}": row_strides[d] for d in range(3)},
@@ -129,10 +145,19 @@ def runs(command):
                 )
 
 
+def encode_source(config, command, memory, rng):
+    """Fill the memory that a coded load reads with blocks of training-like and of odd rows."""
+    if command["codec"]:
+        state = new_state(config, rng)
+        rows, noise = len(state.mantissa), np.random.default_rng(rng.getrandbits(32))
+        state.mantissa, state.exponent = blocks_of_rows(noise, config.n, config.mantissa_bits, rows)
+        transfer_model.store(config, command, memory, state)
+
+
 def first_failure(config, commands, bad):
     """(index of the command, address of the run) that first meets a bad beat."""
     for index, command in enumerate(commands):
-        size = config.run_bytes(command["kind"].name.lower(), command["run"])
+        size = config.run_bytes(command["kind"].name.lower(), command["run"], command["codec"])
         for mem, _ in runs(command):
             if any(mem <= addr < mem + size for addr in bad[command["tier"]]):
                 return index, mem

@@ -85,6 +85,9 @@ class Golden:
         M.
     narrow : bool
         Level 1 in bfloat16.
+    recall : callable, optional
+        ``recall(s, input, virtual minibatch, sub-minibatch)``: what the weight gradient of layer s
+        gets to see of its quantised input.
     """
 
     config:   object
@@ -94,6 +97,8 @@ class Golden:
     mse:      bool
     sub:      int
     narrow:   bool
+    recall:   object = None
+    steps:    int = 0
 
     def __post_init__(self):
         self.layers = [(w.copy(), None if b is None else b.copy(), relu)
@@ -106,7 +111,8 @@ class Golden:
         total, loss = None, None
         for start in range(0, len(x), self.sub):
             part = slice(start, start + self.sub)
-            gradients, part_loss = self._sub_minibatch(x[part], y[part], len(x))
+            gradients, part_loss = self._sub_minibatch(x[part], y[part], len(x),
+                                                       start // self.sub)
             if total is None:
                 total, loss = gradients, part_loss
                 continue
@@ -115,6 +121,7 @@ class Golden:
                      for pair in zip(total, gradients, strict=True)]
         for s, gradients in enumerate(total):
             self._update(s, gradients)
+        self.steps += 1
         count = len(x) * (self.layers[-1][0].shape[0] if self.mse else 1)
         return float(mul_f32(loss, np.float32(1 / count)))
 
@@ -130,7 +137,7 @@ class Golden:
         values[np.abs(values) < 2.0**-126] *= 0.0
         return values.astype(np.float32)
 
-    def _sub_minibatch(self, x, y, batch):
+    def _sub_minibatch(self, x, y, batch, number):
         weights = [self._quantize(w) for w, _, _ in self.layers]
         inputs, masks, z = [], [], x
         for (_, bias, relu), weight in zip(self.layers, weights, strict=True):
@@ -146,7 +153,10 @@ class Golden:
         gradients = []
         for s in reversed(range(len(self.layers))):
             narrow = self._quantize(delta)
-            weight = product(_turned(narrow), inputs[s], self.config, narrow=self.narrow)
+            kept = inputs[s]
+            if self.recall is not None:
+                kept = self.recall(s, kept, self.steps, number)
+            weight = product(_turned(narrow), kept, self.config, narrow=self.narrow)
             bias = None if self.layers[s][1] is None else _column_sums(self._dequantize(narrow))
             gradients.insert(0, (weight, bias))
             if s:

@@ -31,6 +31,8 @@ class LoadStore(wiring.Component):
                 "load_cmd": In(stream.Signature(command_layout(Opcode.LOAD))),
                 "store_cmd": In(stream.Signature(command_layout(Opcode.STORE))),
                 "windows": In(windows_layout(config)),
+                "seed": In(32),
+                "step": In(32),
                 "near": Out(axi),
                 "far": Out(axi),
                 "load_done": Out(1),
@@ -58,6 +60,7 @@ class LoadStore(wiring.Component):
         for unit, cmd in ((load, self.load_cmd), (store, self.store_cmd)):
             wiring.connect(m, wiring.flipped(cmd), unit.cmd)
             m.d.comb += unit.windows.eq(self.windows)
+            m.d.comb += [unit.seed.eq(self.seed), unit.step.eq(self.step)]
         m.d.comb += [
             self.load_done.eq(load.done),
             self.load_error.eq(load.error),
@@ -78,6 +81,7 @@ class LoadStore(wiring.Component):
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize("config", ["nano", "edge", "sim"])
-def test_rtl(tmp_path, config):
-    run_bench(LoadStore(get_config(config)), "tb.tb_load_store", tmp_path, config=config, phases=6)
+@pytest.mark.parametrize("config, stash", [("nano", 0), ("edge", 0), ("sim", 1), ("nano", 1)])
+def test_rtl(tmp_path, config, stash):
+    unit = LoadStore(get_config(config).replace(stash=bool(stash)))
+    run_bench(unit, "tb.tb_load_store", tmp_path, config=config, stash=stash, phases=6)

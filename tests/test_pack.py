@@ -9,13 +9,13 @@ from gradmill_hw.config import Config
 from gradmill_hw.isa import Kind
 from gradmill_hw.memory.pack import Pack
 from gradmill_hw.memory.transfer_model import pack_rows, unpack_rows
-from gradmill_hw.memory.unpack import Unpack
+from gradmill_hw.memory.unpack import Unpack, longest_granules
 
 
 #: All row sizes at all ratios of beat to row.
 CONFIGS = [
-    Config(n=n, mantissa_bits=bits, bus_bits=bus, burst_beats=16)
-    for n, bus, bits in [
+    Config(n=n, mantissa_bits=bits, bus_bits=bus, burst_beats=16, stash=bool(stash))
+    for n, bus, bits, *stash in [
         (4, 32, 9),
         (4, 64, 6),
         (4, 128, 4),
@@ -27,12 +27,17 @@ CONFIGS = [
         (16, 512, 9),
         (16, 128, 7),
         (32, 1024, 9),
+        (4, 32, 9, True),
+        (8, 64, 9, True),
+        (8, 256, 8, True),
+        (16, 512, 9, True),
     ]
 ]
 
 
 def name_of(config):
-    return f"n{config.n}-m{config.mantissa_bits}-bus{config.bus_bits}"
+    codec = "-stash" * config.stash
+    return f"n{config.n}-m{config.mantissa_bits}-bus{config.bus_bits}{codec}"
 
 
 def values(config, kind, count, rng):
@@ -184,13 +189,18 @@ def test_pack(config, stall):
     rng = random.Random(f"{name_of(config)} {stall}")
     beat = config.beat_bytes
     rows_in, expected = [], []
-    low = config.n * config.bfp_granules
+    low = config.n * longest_granules(config)
     for kind, rows, length in random_runs(config, rng):
         tier = rng.randrange(2)
         for k, value in enumerate(row_ints(config, kind, rows)):
             noise = 0 if kind == Kind.FP32 else rng.getrandbits(32 * config.n - low) << low
             rows_in.append(
-                {"bits": value | noise, "kind": kind, "last": k == length - 1, "tier": tier}
+                {
+                    "bits": value | noise,
+                    "size": config.row_granules(kind.name.lower()),
+                    "last": k == length - 1,
+                    "tier": tier,
+                }
             )
         raw = pack_rows(config, kind.name.lower(), rows).tobytes()
         for place in range(0, len(raw), beat):
@@ -218,6 +228,43 @@ def test_pack(config, stall):
         assert (bits & mask, bytes_, to) == (value, strobe, tier)
 
 
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+@pytest.mark.parametrize("config", [c for c in CONFIGS if c.stash], ids=name_of)
+def test_pack_pieces(config, stall):
+    """Rows of any size between rows of fixed sizes; the last beat of each run is marked."""
+    rng = random.Random(f"{name_of(config)} {stall}")
+    longest, beat = longest_granules(config), config.beat_bytes
+    rows_in, expected = [], []
+    for _ in range(40):
+        coded, whole, place = rng.randrange(2), 0, 0
+        count = rng.choice([1, 2, rng.randint(1, 40)])
+        for k in range(count):
+            size = rng.randint(1, longest) if coded else 32
+            bits = rng.getrandbits(size * config.n)
+            rows_in.append({"bits": bits, "size": size, "last": k == count - 1, "tier": coded,
+                            "coded": coded})  # fmt: skip
+            whole |= bits << place * config.n
+            place += size
+        raw = whole.to_bytes(-(-place * config.n // 8), "little")
+        for start in range(0, len(raw), beat):
+            part = raw[start : start + beat]
+            last = start + beat >= len(raw)
+            value = int.from_bytes(part, "little")
+            expected.append((value, (1 << len(part)) - 1, last, coded, coded))
+
+    dut = Pack(config)
+    received, out = [], dut.o.p
+    run_sim(
+        dut,
+        source(dut.i, rows_in, random.Random(1), stall),
+        sink(dut.o, len(expected), received, random.Random(3), stall,
+             out.beat.data, out.beat.strobe, out.last, out.tier, out.coded),
+    )  # fmt: skip
+    for wanted, (bits, strobe, *flags) in zip(expected, received, strict=True):
+        mask = sum(0xFF << 8 * k for k in range(beat) if strobe >> k & 1)
+        assert (bits & mask, strobe, *flags) == wanted
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_full_rate(kind):
     """A row per cycle, or a beat per cycle where beats are fewer."""
@@ -226,7 +273,12 @@ def test_full_rate(kind):
     rows = values(config, kind, count, rng)
     beats = config.run_bytes(kind.name.lower(), count) // config.beat_bytes
     stored = [
-        {"bits": bits, "kind": kind, "last": k == count - 1, "tier": 0}
+        {
+            "bits": bits,
+            "size": config.row_granules(kind.name.lower()),
+            "last": k == count - 1,
+            "tier": 0,
+        }
         for k, bits in enumerate(row_ints(config, kind, rows))
     ]
     dut = Pack(config)

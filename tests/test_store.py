@@ -36,7 +36,7 @@ def test_random_programs(name, stall):
     traffic = {}
     for command in commands:
         key = command["tier"], command["cls"]
-        size = transfer_model.store(config, command, expected, state, OPEN)
+        size = transfer_model.store(config, command, expected, state, OPEN).bytes
         traffic[key] = traffic.get(key, 0) + size
     assert bench.traffic == traffic
     for tier in Tier:

@@ -4,13 +4,23 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
-from gradmill_hw.config import NANO, Config
+from gradmill_hw.config import CARD, NANO, SIM
+from gradmill_hw.isa import Kind
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.memory.window import DIMENSIONS, WindowCheck
 from gradmill_hw.regs import WINDOWS, Error, Tier
+from gradmill_hw.stash.formats import from_tag
 
 
-CONFIGS = {"sim": Config(), "edge": NANO.replace(address_bits=32)}
+CONFIGS = {
+    "sim": SIM,
+    "edge": NANO.replace(address_bits=32),
+    "nano": NANO.replace(stash=True),
+    "card": CARD,
+}
+
+
+TAGS = [tag for tag in range(256) if from_tag(tag)]
 
 
 def question(config, rng, windows):
@@ -34,17 +44,20 @@ def question(config, rng, windows):
             for d in range(DIMENSIONS)
         },
     }
+    if config.stash and command["kind"] == Kind.BFP and rng.random() < 0.7:
+        command["codec"] = rng.choice(TAGS)
     # The extent begins or ends at an edge of the window, or a beat beside it.
     extent = sum((command[f"count{d}"] - 1) * command[f"mem_stride{d}"] for d in range(DIMENSIONS))
     kind = ("mask", "bfp", "fp32")[command["kind"]]
-    extent += config.run_bytes(kind, command["run"])
+    extent += config.run_bytes(kind, command["run"], command["codec"])
     place = rng.choice([base, limit - extent, rng.randint(0, limit)])
     command["mem"] = (place + beat * rng.choice([-1, 0, 0, 0, 1])) // beat * beat % (1 << 40)
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         name, value = rng.choice(
             [
                 ("kind", rng.randint(3, 7)),
                 ("codec", rng.randint(1, 255)),
+                ("codec", rng.choice([tag for tag in range(1, 256) if tag not in TAGS])),
                 ("run", 0),
                 ("count0", 0),
                 ("count1", 0),
@@ -105,14 +118,18 @@ def test_random_questions(name, write):
                     },
                 )
                 ctx.set(dut.i.valid, 1)
-                error, beats = await ctx.tick().sample(dut.error, dut.beats).until(dut.i.ready)
+                error, beats, packed = (
+                    await ctx.tick().sample(dut.error, dut.beats, dut.packed).until(dut.i.ready)
+                )
                 ctx.set(dut.i.valid, 0)
                 expected = transfer_model.check(config, command, windows, write=write)
                 assert Error(error) == expected, command
                 seen[expected] += 1
                 if expected == Error.NONE:
                     kind = ("mask", "bfp", "fp32")[command["kind"]]
-                    assert beats * config.beat_bytes == config.run_bytes(kind, command["run"])
+                    size = config.run_bytes(kind, command["run"], command["codec"])
+                    assert beats * config.beat_bytes == size
+                    assert packed == bool(command["codec"] and from_tag(command["codec"]).packed)
                 if rng.random() < 0.5:
                     await ctx.tick().repeat(rng.randint(1, 3))
 

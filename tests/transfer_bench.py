@@ -87,6 +87,7 @@ class TransferBench:
         self.state = state
         self.results = []
         self.traffic = {}
+        self.encoded = self.saturated = 0
         self.cycles = 0
 
     def _ports(self):
@@ -140,6 +141,9 @@ class TransferBench:
                         unit.windows[tier][k],
                         {"base": base, "limit": end, "read": read, "write": write},
                     )
+            if self.state is not None:
+                ctx.set(unit.seed, self.state.seed)
+                ctx.set(unit.step, self.state.step)
             standing = False
             while True:
                 standing = bool(pending) and (standing or self.random.random() >= self.stall)
@@ -193,6 +197,9 @@ class TransferBench:
             unit.traffic.tier,
         )
         self.cycles += 1
+        if self.opcode == Opcode.STORE:
+            self.encoded += ctx.get(unit.encoded)
+            self.saturated += ctx.get(unit.saturated)
         if size:
             self.traffic[tier, cls] = self.traffic.get((tier, cls), 0) + size
         if done:

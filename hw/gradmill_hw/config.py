@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from .isa import CHAIN_QUEUES, TILE_QUEUES, Queue
+from .stash.formats import from_tag
 
 
 __all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "Config", "ConfigError", "get_config"]
@@ -55,6 +56,8 @@ class Config:
         instruction applies a function come at one per so many cycles. A power of two up to ``n``.
     copy : bool
         Tiles have a unit that copies between the memory tiers.
+    stash : bool
+        Whether stores and loads have the stash codec, see ``docs/stash-formats.md``; not for n=32.
     """
 
     name:            str = "custom"
@@ -72,6 +75,7 @@ class Config:
     queue_depth:     int = 8
     lanes_per_function: int = 4
     copy:            bool = False
+    stash:           bool = False
 
     def __post_init__(self):
         _require(self.n in (4, 8, 16, 32), f"n={self.n} is not built: choose 4, 8, 16 or 32")
@@ -102,6 +106,9 @@ class Config:
         _require(_is_power_of_two(self.lanes_per_function) and self.lanes_per_function <= self.n,
                  f"lanes_per_function={self.lanes_per_function}: choose a power of two up to "
                  f"n={self.n}")
+        _require(isinstance(self.stash, bool), f"stash={self.stash!r}: choose True or False")
+        _require(not self.stash or self.n <= 16,
+                 f"stash=True: stash formats are defined for n = 4, 8 or 16, not {self.n}")
 
     def replace(self, **changes):
         """A copy with ``changes``, named ``custom`` unless a name is among them."""
@@ -142,9 +149,13 @@ class Config:
         """Granules of a stored row of ``kind``: ``"mask"``, ``"bfp"`` or ``"fp32"``."""
         return {"mask": 1, "bfp": self.bfp_granules, "fp32": 32}[kind]
 
-    def run_bytes(self, kind, rows):
-        """Bytes on the bus of ``rows`` contiguous rows, padded to whole beats."""
-        granules = rows * self.row_granules(kind)
+    def run_bytes(self, kind, rows, codec=0):
+        """Bytes on the bus of ``rows`` contiguous rows, padded to whole beats; with the tag of a
+        stash format, of the longest such run."""
+        if codec:
+            granules = from_tag(codec).granules(rows, self.n)[1]
+        else:
+            granules = rows * self.row_granules(kind)
         return -(-granules // self.beat_granules) * self.beat_bytes
 
 
@@ -157,11 +168,11 @@ EDGE = Config(name="edge", n=8, tensor_rows=4096, acc_rows=1024, mask_rows=1024,
               address_bits=32)
 
 #: What ``make sim`` trains on.
-SIM = Config(name="sim", n=8)
+SIM = Config(name="sim", n=8, stash=True)
 
 #: A large FPGA.
 CARD = Config(name="card", n=16, tensor_rows=16384, acc_rows=4096, mask_rows=4096,
-              bus_bits=512, copy=True)
+              bus_bits=512, stash=True, copy=True)
 
 CONFIGS = {config.name: config for config in (NANO, EDGE, SIM, CARD)}
 

@@ -177,12 +177,14 @@ COMMON = (
 _TRANSFER = (
     Field("tier", 1, "0 near, 1 far"),
     Field("kind", 3, "row format", Kind),
-    Field("codec", 8, "stash format; 0 stores rows as they are"),
+    Field("codec", 8, "stash format of BFP rows, the tag of its blocks; 0 moves rows as they are"),
     Field("cls", 3, "traffic class", Class),
     Field("run", 16, "rows of one contiguous run, in memory and on chip"),
     *(Field(f"count{d}", 16, f"runs along dimension {d}") for d in range(3)),
     *(Field(f"mem_stride{d}", 32, f"bytes between runs along dimension {d}") for d in range(3)),
     *(Field(f"row_stride{d}", 16, f"rows between runs along dimension {d}") for d in range(3)),
+    Field("stochastic", 1, "codec: STORE rounds, LOAD draws values with random bits of rows from "
+          "`op1` + 2^16·(`op3` modulo 2^8) + 2^24·`op2` on"),
 )
 
 #: Tag of a block of rows on a link; the receiver expects the same.

@@ -54,7 +54,7 @@ class Error(IntEnum):
     ALIGNMENT           = 3,  "memory address or stride that is not a whole beat"
     COUNT               = 4,  "a count of zero"
     KIND                = 5,  "unknown row format"
-    CODEC               = 6,  "unknown stash format"
+    CODEC               = 6,  "stash format that is unknown, not built, or not for these rows"
     BUS_READ            = 7,  "error response to a read"
     BUS_WRITE           = 8,  "error response to a write"
     RANGE               = 9,  "row address beyond an on-chip memory"
@@ -63,6 +63,7 @@ class Error(IntEnum):
     LOOP                = 12, "more than four nested loops, or `NEXT` without `LOOP`"
     FETCH               = 13, "instruction outside the near windows, or error response to it"
     LINK                = 14, "a row of a link that was not expected: its tag, number or credit"
+    STASH               = 15, "a stash block with an unknown tag, or cut short"
 
     def __new__(cls, value, doc):
         self = int.__new__(cls, value)
@@ -109,6 +110,8 @@ def _counters():
         ("link_in_stall",  "cycles in which a receive waited for its neighbour", True),
         ("link_out_rows",  "rows sent to neighbours", False),
         ("link_out_stall", "cycles in which a send waited for memory or its neighbour", True),
+        ("stash_rows",     "rows that were stored in a stash format", False),
+        ("stash_saturated", "outliers that found no room in their block", False),
     ]
     for index, event in enumerate(events):
         yield Counter(index, *event)
@@ -160,6 +163,7 @@ def _identity():
         _field("address_bits",    8, "const", "width of an address", size="address_bits"),
         _field("reads_in_flight", 8, "const", "outstanding read bursts", size="reads_in_flight"),
         _field("queue_depth",     8, "const", "commands of a queue", size="queue_depth"),
+        _field("stash",           1, "const", "the stash codec is built", size="stash"),
     ))
     for offset, memory in ((0x14, "tensor_rows"), (0x18, "acc_rows"), (0x1c, "mask_rows")):
         yield _word(offset, f"config_{memory}", "const", f"rows of the {memory[:-5]} memory",

@@ -196,8 +196,8 @@ class Tile(wiring.Component):
             self.activity.eq(control.activity),
             control.bus_busy.eq(Cat(unit.busy for unit in movers).any()),
             vector.scalars.eq(control.scalars),
-            vector.seed.eq(control.seed),
-            vector.step.eq(control.step),
+            *(unit.seed.eq(control.seed) for unit in (load, store, vector)),
+            *(unit.step.eq(control.step) for unit in (load, store, vector)),
         ]
 
         # What is counted.
@@ -213,6 +213,8 @@ class Tile(wiring.Component):
             control.events.vector_stall.eq(vector.events.stall),
             control.events.vector_nonfinite.eq(vector.events.nonfinite),
             control.events.saturated.eq(vector.events.saturate),
+            control.events.stash_rows.eq(store.encoded),
+            control.events.stash_saturated.eq(store.saturated),
         ]
         return m
 

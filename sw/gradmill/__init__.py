@@ -24,6 +24,7 @@ _HOMES = {
     ".errors": ("BackendError", "DeviceError", "DeviceTimeout", "GradmillError", "ProgramError"),
     ".nn": ("MSE", "SGD", "CrossEntropy", "Linear", "ReLU", "Sequential"),
     ".planning": ("plan",),
+    ".stash": ("Stash",),
     ".program": ("Program", "Scalar", "disassemble"),
     ".trainer": ("History", "Trainer"),
 }

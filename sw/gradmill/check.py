@@ -22,6 +22,7 @@ from gradmill_hw.isa import (
     Space,
 )
 from gradmill_hw.regs import SEMAPHORE_MAX
+from gradmill_hw.stash.formats import from_tag
 
 from .errors import ProgramError
 from .program import describe
@@ -214,6 +215,20 @@ def _check_operands(index, opcode, fields, bases, config):
                                index)
     if opcode in _ADDRESSES:
         _check_alignment(index, opcode, fields, bases[fields["mem_base"]], config.beat_bytes)
+        _check_codec(index, opcode, fields, config)
+
+
+def _check_codec(index, opcode, fields, config):
+    codec = fields["codec"]
+    if codec and from_tag(codec) is None:
+        raise ProgramError(f"codec {codec:#04x} is the tag of no stash format: take that of a "
+                           f"gradmill.codec.Format: {describe(opcode, fields)}", index)
+    if codec and not config.stash:
+        raise ProgramError(f"configuration {config.name!r} has no stash codec: use codec 0, or a "
+                           f"Config with stash=True: {describe(opcode, fields)}", index)
+    if codec and fields["kind"] != Kind.BFP:
+        raise ProgramError("rows in a stash format are of kind BFP, not "
+                           f"{Kind(fields['kind']).name}: {describe(opcode, fields)}", index)
 
 
 #: Fields that are whole beats.

@@ -21,6 +21,7 @@ from .datasets import TASKS, load_task
 from .errors import GradmillError
 from .nn import SGD, CrossEntropy, Sequential
 from .report import differences, performance, plot_history, write_report
+from .stash import Stash
 from .trainer import Trainer
 
 
@@ -92,6 +93,8 @@ def train(
     level1: Annotated[str, typer.Option(help="Format of level 1: fp32 or bf16.")] = "fp32",
     rounding: Annotated[str, typer.Option(help="Rounding of gradients to block floating point: "
                                                "nearest or stochastic.")] = "nearest",
+    stash: Annotated[str | None, typer.Option(help="Keep hidden activations in near memory in this "
+                                              "stash format, as in mask+bfp(3)/64.")] = None,
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -115,7 +118,8 @@ def train(
         settings["sub_minibatch"] = min(settings["sub_minibatch"], settings["virtual_minibatch"])
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
-        how = {"level1": level1, "rounding": rounding, "seed": seed, "schedule": schedule}
+        how = {"level1": level1, "rounding": rounding, "seed": seed, "schedule": schedule,
+               "stash": stash and Stash(stash)}
 
         started = time.perf_counter()
         with open_device(device.value, sizes, **options) as machine:
@@ -125,7 +129,8 @@ def train(
             seconds = time.perf_counter() - ready
             report = {
                 "task": task, "device": device.value, "config": asdict(sizes), "seed": seed,
-                "settings": settings, "epochs": trainer.epoch, "pipeline": _pipeline(trainer),
+                "settings": settings, "stash_format": stash, "epochs": trainer.epoch,
+                "pipeline": _pipeline(trainer),
                 "train_loss": trainer.history.train_loss,
                 "test_loss": trainer.history.validation[-1]["loss"],
                 "test_accuracy": trainer.history.validation[-1]["accuracy"],

@@ -217,7 +217,8 @@ class _Tile:
             return start + rows + latency
         runs = fields["count0"] * fields["count1"] * fields["count2"]
         kind = Kind(fields["kind"]).name.lower()
-        beats = runs * (self.config.run_bytes(kind, fields["run"]) // self.config.beat_bytes)
+        size = self.config.run_bytes(kind, fields["run"], fields["codec"])
+        beats = runs * (size // self.config.beat_bytes)
         rows = runs * fields["run"]
         write = command.opcode is Opcode.STORE
         bus = self.buses[2 * fields["tier"] + write]

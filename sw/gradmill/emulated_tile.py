@@ -36,6 +36,7 @@ _COUNTER_END = COUNTER_OFFSET + 8 * (max(COUNTER_INDEX.values()) + 1)
 _QUEUE_COUNTER = {q: COUNTER_INDEX[f"instructions_{q.name.lower()}"] for q in Queue}
 _MACS, _ARRAY_ROWS, _VECTOR_ROWS, _IN_ROWS, _OUT_ROWS = (COUNTER_INDEX[name] for name in (
     "macs", "array_rows", "vector_rows", "link_in_rows", "link_out_rows"))
+_STASH_ROWS, _SATURATED = (COUNTER_INDEX[name] for name in ("stash_rows", "stash_saturated"))
 _COMMAND_BYTES = byte_counter(Tier.NEAR, False, Class.COMMAND)
 
 
@@ -294,8 +295,10 @@ class EmulatedTile:
         if error:
             raise _Stop(error, command.mem)
         self._check_rows(command)
-        moved = move(self.config, fields, self.memories, self.state)
-        self._counters[byte_counter(fields["tier"], write, fields["cls"])] += moved
+        try:
+            return move(self.config, fields, self.memories, self.state)
+        except transfer_model.TransferError as failure:
+            raise _Stop(failure.error, failure.mem) from None
 
     def _copy(self, command, fields):
         try:
@@ -306,10 +309,14 @@ class EmulatedTile:
             self._counters[byte_counter(tier, write, fields["cls"])] += moved
 
     def _load(self, command, fields):
-        self._transfer(command, fields, transfer_model.load, write=False)
+        moved = self._transfer(command, fields, transfer_model.load, write=False)
+        self._counters[byte_counter(fields["tier"], False, fields["cls"])] += moved
 
     def _store(self, command, fields):
-        self._transfer(command, fields, transfer_model.store, write=True)
+        stored = self._transfer(command, fields, transfer_model.store, write=True)
+        self._counters[byte_counter(fields["tier"], True, fields["cls"])] += stored.bytes
+        self._counters[_STASH_ROWS] += stored.rows
+        self._counters[_SATURATED] += stored.saturated
 
     def _matmul(self, command, fields):
         self._check_rows(command)

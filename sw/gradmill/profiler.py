@@ -45,7 +45,7 @@ def _layer(model, config, s, sub, loss, optimizer, cycles):
 
     def cost(operations):
         few, many = (cycles(assemble(config, iterations(alone.code(operations), count,
-                                                        (0, 0, 0, 0)))) for count in (_FEW, _MANY))
+                                                        (0,) * 5))) for count in (_FEW, _MANY))
         return max(0, (many - few) // (_MANY - _FEW))
 
     forward, weight = cost([("F", 0)]), cost([("W", 1)])

@@ -22,11 +22,20 @@ def performance(counters, config):
         "cycles": cycles,
         "macs": counters["macs"],
         "utilisation": counters["macs"] / peak if cycles else None,
+        "stash": _stash(counters, config),
         "bytes": {tier.name.lower(): {
             cls.name.lower(): {direction: counters[names[byte_counter(tier, write, cls)]]
                                for write, direction in enumerate(("read", "write"))}
             for cls in Class} for tier in Tier},
     }
+
+
+def _stash(counters, config):
+    """What was encoded, in values of whole rows; ``None`` if nothing was."""
+    values = counters["stash_rows"] * config.n
+    written = sum(counters[f"{tier.name.lower()}_write_stash_bytes"] for tier in Tier)
+    return {"values": values, "bytes": written, "bits_per_value": 8 * written / values,
+            "saturated_outliers": counters["stash_saturated"]} if values else None
 
 
 def differences(trainer, reference):

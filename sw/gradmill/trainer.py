@@ -10,11 +10,13 @@ from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .data import check_inputs, check_targets, epoch_order, one_hot, positive
-from .lowering.layout import Region, blocks, pack_rows, unpack_rows
+from .lowering.layout import Region, blocks, pack_batches, pack_rows, unpack_rows
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
+from .lowering.stash import stash_places
 from .nn import MSE, SGD, CrossEntropy, Sequential
 from .planning import plan
+from .stash import Stash
 
 
 __all__ = ["History", "Trainer"]
@@ -70,6 +72,8 @@ class Trainer:
     rounding : str
         How gradients are rounded to block floating point, ``"nearest"`` or ``"stochastic"``
         (random bits keyed by seed, step, layer and sub-minibatch: the same in every schedule).
+    stash : Stash
+        How hidden activations are kept for the weight gradients; by default on chip, as they are.
     tiles : int
         Tiles that the network is spread over; by default all of the device, at most one for each
         ``Linear``.
@@ -80,7 +84,8 @@ class Trainer:
     """
 
     def __init__(self, model, device, *, loss=None, optimizer, virtual_minibatch, sub_minibatch,
-                 level1="fp32", rounding="nearest", tiles=None, schedule=None, seed=0):
+                 level1="fp32", rounding="nearest", stash=None, tiles=None, schedule=None,
+                 seed=0):
         self.loss = CrossEntropy() if loss is None else loss
         if type(self.loss).__name__ not in _LOSSES:
             raise ValueError(f"loss={loss!r}; use CrossEntropy() or MSE()")
@@ -92,13 +97,15 @@ class Trainer:
             raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
         if rounding not in _ROUNDING:
             raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
+        if stash is not None and not isinstance(stash, Stash):
+            raise ValueError(f"stash={stash!r}; use Stash(format, ...) or None")
         self.virtual_minibatch = positive("virtual_minibatch", virtual_minibatch)
         self.sub_minibatch = positive("sub_minibatch", sub_minibatch)
         if self.sub_minibatch > self.virtual_minibatch:
             raise ValueError(f"sub_minibatch={sub_minibatch} is larger than virtual_minibatch="
                              f"{virtual_minibatch}; use 1 <= sub_minibatch <= virtual_minibatch")
         self.model, self.device, self.optimizer = model, device, optimizer
-        self.level1, self.rounding, self.seed = level1, rounding, seed
+        self.level1, self.rounding, self.stash, self.seed = level1, rounding, stash, seed
         self.epoch = self.step = 0
         self.history = History()
         self._target = 0         # epoch at which the current fit ends
@@ -111,6 +118,8 @@ class Trainer:
             device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
             self.loss, optimizer, narrow=level1 == "bf16", stochastic=rounding == "stochastic")
         self._place_parameters()
+        self._lowering.stashes = stash_places(stash, model.stages, self._lowering.buffers,
+                                              device.heap.allocate)
         self._upload()
 
     # parameters -----------------------------------------------------------------------------
@@ -191,17 +200,7 @@ class Trainer:
         return address
 
     def _pack(self, values):
-        """``(batches, samples, cols)`` to bytes ``(batches, nbytes)``: whole sub-minibatches,
-        then the short one."""
-        batches, samples, cols = values.shape
-        whole = samples // self.sub_minibatch * self.sub_minibatch
-        parts = []
-        if whole:
-            split = values[:, :whole].reshape(batches, -1, self.sub_minibatch, cols)
-            parts.append(pack_rows(split, self.device.config).reshape(batches, -1))
-        if whole < samples:
-            parts.append(pack_rows(values[:, whole:], self.device.config).reshape(batches, -1))
-        return np.concatenate(parts, axis=1)
+        return pack_batches(values, self.sub_minibatch, self.device.config)
 
     # training -------------------------------------------------------------------------------
 
@@ -303,7 +302,7 @@ class Trainer:
             number = self.epoch * -(-len(x) // self.virtual_minibatch) + first
             self._run(("train", size, count), lambda: self._lowering.train(
                 size, count, strides, self._regions, result), data_at, labels_at, result.address,
-                number % (1 << 16) * RANDOM_STEP, step=number >> 16)
+                number % (1 << 16) * RANDOM_STEP, number % (1 << 16), step=number >> 16)
             losses = self.device.read_memory(Tier.NEAR, result.address, (count, result.stride // 4),
                                              np.float32)[:, 0]
         yield from ((first + i, (size, float(loss))) for i, loss in enumerate(losses))
@@ -364,7 +363,7 @@ class Trainer:
             "loss": type(self.loss).__name__,
             "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
             "sub_minibatch": self.sub_minibatch, "level1": self.level1, "rounding": self.rounding,
-            "seed": self.seed,
+            "stash": self.stash and self.stash.describe(), "seed": self.seed,
             "epoch": self.epoch, "step": self.step, "target": self._target,
             "losses": self._losses, "history": asdict(self.history)})
 
@@ -389,7 +388,7 @@ class Trainer:
                       virtual_minibatch=state["virtual_minibatch"],
                       sub_minibatch=state["sub_minibatch"], level1=state["level1"],
                       rounding=state["rounding"], tiles=tiles, schedule=schedule,
-                      seed=state["seed"])
+                      stash=Stash.from_description(state.get("stash")), seed=state["seed"])
         if trainer.optimizer.momentum:
             trainer._upload({k.removeprefix("momentum."): v for k, v in arrays.items()
                              if k.startswith("momentum.")})

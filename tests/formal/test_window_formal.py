@@ -30,6 +30,7 @@ class NarrowRows:
     address_bits: int = 5
     beat_bytes: int = 2
     beat_granules: int = 4
+    stash: bool = False
 
     def row_granules(self, kind):
         return {"mask": 1, "bfp": 3, "fp32": 6}[kind]
@@ -158,7 +159,7 @@ def test_permits_exactly_the_legal(write):
         ("& (window.limit <= 1 << config.address_bits)", ""),
         ("times.eq(ask.count[d] - 1)", "times.eq(ask.count[d])"),
         ("config.beat_granules - 1)", "0)"),
-        ("self.i.ready.eq(step == 11)", "self.i.ready.eq(step == 10)"),
+        ("self.i.ready.eq(step == 11 + late)", "self.i.ready.eq(step == 10)"),
     ],
 )
 def test_proof_sees(old, new):

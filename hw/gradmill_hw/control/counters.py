@@ -28,7 +28,8 @@ class Events(data.StructLayout):
 
     def __init__(self, config):
         super().__init__({
-            counter.name: (2 * config.lane_bits + 1 if counter.name == "macs" else 1)
+            counter.name: {"macs": 2 * config.lane_bits + 1, "stash_saturated": 5}.get(
+                counter.name, 1)
             for counter in COUNTERS if counter.index < _BYTES
         })
 

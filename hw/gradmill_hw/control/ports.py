@@ -49,3 +49,5 @@ class UnitEvents(data.Struct):
     matrix_nonfinite:     1
     vector_nonfinite:     1
     saturated:            1
+    stash_rows:           1
+    stash_saturated:      5

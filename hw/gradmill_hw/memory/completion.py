@@ -20,15 +20,13 @@ class Completion(wiring.Component):
     ----------
     address_bits : int
         Width of ``failed_mem``.
-    bus_error : Error
-        What ``failed`` is called.
 
     Members
     -------
     finished : In(1)
         The last run of an instruction went well, for one cycle.
-    failed : In(1)
-        A run met a bus error, for one cycle.
+    failed : In(Error)
+        A run ended badly, for one cycle.
     failed_mem : In(address_bits)
         Its address, with ``failed``.
     refused, refused_mem : In
@@ -50,11 +48,10 @@ class Completion(wiring.Component):
         was refused.
     """
 
-    def __init__(self, *, address_bits, bus_error):
-        self.bus_error = bus_error
+    def __init__(self, *, address_bits):
         super().__init__({
             "finished":    In(1),
-            "failed":      In(1),
+            "failed":      In(Error),
             "failed_mem":  In(address_bits),
             "refused":     In(Error),
             "refused_mem": In(40),
@@ -75,11 +72,11 @@ class Completion(wiring.Component):
         m.d.comb += self.busy.eq(report | ~self.drained)
         m.d.sync += self.done.eq(0)
         with m.If(~self.stop):
-            with m.If(self.failed):
+            with m.If(self.failed != Error.NONE):
                 m.d.sync += [
                     self.stop.eq(1),
                     report.eq(1),
-                    self.error.eq(self.bus_error),
+                    self.error.eq(self.failed),
                     self.error_mem.eq(self.failed_mem),
                 ]
             with m.Elif(self.finished):

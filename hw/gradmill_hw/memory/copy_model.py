@@ -21,7 +21,8 @@ def copy(config, command, memory, windows=None):
             error = check(config, side, windows, write=write)
             if error is not Error.NONE:
                 raise TransferError(error, int(side["mem"]))
-    size = config.run_bytes(Kind(int(command["kind"])).name.lower(), int(command["run"]))
+    size = config.run_bytes(Kind(int(command["kind"])).name.lower(), int(command["run"]),
+                            int(command["codec"]))
     for k in range(int(command["count"])):
         start, end = (int(side["mem"]) + k * int(side["mem_stride0"]) for side in (source, target))
         memory[int(target["tier"])][end:end + size] = \

@@ -7,14 +7,17 @@ from amaranth.lib.wiring import In, Out
 from ..isa import Class, Kind, Opcode
 from ..isa_layout import command_layout
 from ..regs import Error
+from ..stash.decoder import Decoder
 from .axi_reader import ReadBeat, ReadClient
 from .bursts import beats_bits
 from .completion import Completion
 from .fifo import StreamFifo
 from .ports import BfpRow, WritePort, fp32_row, mask_row
+from .read_pieces import ReadPieces
 from .runs import Rows, Run, Runs
 from .unpack import Unpack
 from .window import windows_layout
+from .write_pieces import RunRequest
 
 
 __all__ = ["BEATS_BUFFERED", "RUNS_QUEUED", "Load", "Traffic"]
@@ -58,6 +61,10 @@ class Load(wiring.Component):
     also those of the next instructions. After a bus error no row with bits of the bad beat or
     after it is written; the runs already requested are drained before the error is reported.
 
+    With the stash codec, rows of runs in a stash format pass through the decoder; the rows behind
+    them wait. After a corrupted block no row of it or after it is written; rows before it in the
+    same tile are undefined.
+
     Parameters
     ----------
     config : Config
@@ -73,6 +80,8 @@ class Load(wiring.Component):
         Memory tiers.
     tensor_write, acc_write, mask_write : Out(WritePort)
         On-chip memories.
+    seed, step : In(32)
+        Key of the random bits of the codec.
     done : Out(1)
         The oldest instruction has written its last row, or failed; for one cycle.
     error : Out(Error)
@@ -98,6 +107,8 @@ class Load(wiring.Component):
             "tensor_write": Out(WritePort(BfpRow(config))),
             "acc_write":    Out(WritePort(fp32_row(config))),
             "mask_write":   Out(WritePort(mask_row(config))),
+            "seed":         In(32),
+            "step":         In(32),
             "done":         Out(1),
             "error":        Out(Error),
             "error_mem":    Out(40),
@@ -118,30 +129,33 @@ class Load(wiring.Component):
         m.submodules.beats = beats = StreamFifo(
             ReadBeat(config), depth=BEATS_BUFFERED, buffered=False)
         m.submodules.unpack = unpack = Unpack(config)
-        m.submodules.completion = completion = Completion(
-            address_bits=config.address_bits, bus_error=Error.BUS_READ)
+        m.submodules.completion = completion = Completion(address_bits=config.address_bits)
 
         wiring.connect(m, wiring.flipped(self.cmd), runs.cmd)
         wiring.connect(m, queue.o, rows.i)
         wiring.connect(m, beats.o, unpack.i)
 
-        # A run goes to its tier, to the list of rows and to that of tiers together.
+        # A run goes to the list of rows; what is asked for to its tier and to the list of tiers.
         run = runs.o.p
-        room = queue.i.ready & sources.i.ready
+        request = stream.Signature(RunRequest(config)).create()
+        ask = request.p
+        accepted = Signal()
         asked = Signal()
+        drained = Signal()
         for tier, client in enumerate(tiers):
-            with m.If(run.tier == tier):
-                m.d.comb += client.request.valid.eq(runs.o.valid & room)
+            with m.If(ask.tier == tier):
+                m.d.comb += client.request.valid.eq(request.valid & sources.i.ready)
                 m.d.comb += asked.eq(client.request.valid & client.request.ready)
-            m.d.comb += [client.request.p.addr.eq(run.mem), client.request.p.beats.eq(run.beats)]
+            m.d.comb += [client.request.p.addr.eq(ask.addr), client.request.p.beats.eq(ask.beats)]
         m.d.comb += [
             runs.windows.eq(self.windows),
             runs.stop.eq(completion.stop),
-            runs.o.ready.eq(asked),
-            queue.i.valid.eq(asked),
+            request.ready.eq(asked),
+            runs.o.ready.eq(accepted),
+            queue.i.valid.eq(accepted),
             queue.i.payload.eq(run),
             sources.i.valid.eq(asked),
-            sources.i.payload.eq(run.tier),
+            sources.i.payload.eq(ask.tier),
         ]
 
         # Beats come in the order of the runs, whichever tier they come from.
@@ -157,35 +171,52 @@ class Load(wiring.Component):
         # A row moves when there is its address, its bits and a place for it. Once the unit is
         # stopped it moves to nowhere.
         row, packed = rows.o.p, unpack.o.p
+        bfp = Signal(self.tensor_write.data.shape())
         ports = {
             Kind.MASK: (self.mask_write, packed.mask),
-            Kind.BFP:  (self.tensor_write, packed.bfp[:len(self.tensor_write.data.as_value())]),
+            Kind.BFP:  (self.tensor_write, bfp),
             Kind.FP32: (self.acc_write, packed.fp32),
         }
+        arrived = Signal()
         wanted = Signal()
         granted = Signal()
         moved = Signal()
-        m.d.comb += wanted.eq(unpack.o.valid & ~completion.stop & ~packed.error)
+        failed = Signal(Error)
+        m.d.comb += wanted.eq(arrived & ~completion.stop & (failed == Error.NONE))
         for kind, (port, bits) in ports.items():
             with m.If(row.run.kind == kind):
                 m.d.comb += [port.valid.eq(wanted), granted.eq(port.ready)]
             m.d.comb += [port.addr.eq(row.addr), port.data.eq(bits)]
         m.d.comb += [
-            unpack.shape.valid.eq(rows.o.valid),
-            unpack.shape.p.kind.eq(row.run.kind),
-            unpack.shape.p.last.eq(row.last),
-            unpack.o.ready.eq(granted | ~wanted),
-            rows.o.ready.eq(unpack.shape.ready),
-            moved.eq(unpack.o.valid & unpack.o.ready),
+            Value.cast(bfp).eq(packed.bfp),
+            moved.eq(arrived & (granted | ~wanted)),
+            rows.o.ready.eq(moved),
         ]
+        m.d.comb += drained.eq(~(runs.busy | queue.o.valid | rows.o.valid))
+        if config.stash:
+            self._decode(m, runs, queue, request, accepted, unpack, rows, bfp, arrived, moved,
+                         failed, drained)
+        else:
+            m.d.comb += [
+                request.valid.eq(runs.o.valid & queue.i.ready),
+                ask.addr.eq(run.mem),
+                *(ask[name].eq(run[name]) for name in ("beats", "mem", "tier", "cls", "final")),
+                accepted.eq(asked),
+                unpack.shape.valid.eq(rows.o.valid),
+                unpack.shape.p.kind.eq(row.run.kind),
+                unpack.shape.p.last.eq(row.last),
+                arrived.eq(unpack.o.valid),
+                unpack.o.ready.eq(moved),
+                failed.eq(Mux(packed.error, Error.BUS_READ, Error.NONE)),
+            ]
 
         m.d.comb += [
             completion.finished.eq(moved & row.last & row.run.final),
-            completion.failed.eq(moved & packed.error),
+            completion.failed.eq(Mux(moved, failed, Error.NONE)),
             completion.failed_mem.eq(row.run.mem),
             completion.refused.eq(runs.refused),
             completion.refused_mem.eq(runs.refused_mem),
-            completion.drained.eq(~(runs.busy | queue.o.valid | rows.o.valid)),
+            completion.drained.eq(drained),
             completion.abort.eq(self.abort),
             self.done.eq(completion.done),
             self.error.eq(completion.error),
@@ -195,10 +226,74 @@ class Load(wiring.Component):
 
         low = config.beat_bytes.bit_length() - 1
         m.d.comb += [
-            self.traffic.bytes.eq(Mux(asked, run.beats, 0) << low),
-            self.traffic.cls.eq(run.cls),
-            self.traffic.tier.eq(run.tier),
+            self.traffic.bytes.eq(Mux(asked, ask.beats, 0) << low),
+            self.traffic.cls.eq(ask.cls),
+            self.traffic.tier.eq(ask.tier),
             self.traffic.moved.eq(wanted & granted),
             self.traffic.stall.eq(wanted & ~granted),
         ]
         return m
+
+    def _decode(self, m, runs, queue, request, accepted, unpack, rows, bfp, arrived, moved, failed,
+                drained):
+        """Rows in a stash format come from the decoder, which wants them ahead of ``rows``; runs
+        of unknown length are asked for piece by piece."""
+        config = self.config
+        m.submodules.pieces = pieces = ReadPieces(config)
+        wiring.connect(m, pieces.o, wiring.flipped(request))
+        m.d.comb += [
+            pieces.i.valid.eq(runs.o.valid & queue.i.ready),
+            pieces.i.payload.eq(runs.o.payload),
+            accepted.eq(pieces.i.valid & pieces.i.ready),
+        ]
+        m.submodules.decoder = decoder = Decoder(config)
+        m.submodules.ahead_queue = ahead_queue = StreamFifo(
+            Run(config), depth=RUNS_QUEUED, buffered=False)
+        m.submodules.ahead = ahead = Rows(config)
+        wiring.connect(m, ahead_queue.o, ahead.i)
+        wiring.connect(m, unpack.coded.view, decoder.i)
+
+        row, want = ahead.o.p, decoder.wanted.p
+        coded = Signal()
+        m.d.comb += [
+            ahead_queue.i.valid.eq(accepted),  # never fuller than `queue`
+            ahead_queue.i.payload.eq(queue.i.payload),
+            coded.eq(row.run.codec != 0),
+            unpack.shape.valid.eq(ahead.o.valid),
+            unpack.shape.p.kind.eq(row.run.kind),
+            unpack.shape.p.last.eq(row.last),
+            unpack.shape.p.coded.eq(coded),
+            unpack.shape.p.packed.eq(row.run.packed),
+            unpack.shape.p.left.eq(row.left),
+            unpack.shape.p.beats.eq(row.run.beats),
+            decoder.wanted.valid.eq(ahead.o.valid & coded & ~unpack.coded.busy),
+            want.draws.eq(row.run.stochastic), want.layer.eq(row.run.layer),
+            want.index.eq(row.run.number), want.last.eq(row.last),
+            ahead.o.ready.eq(Mux(coded, decoder.wanted.ready, unpack.shape.ready)),
+            unpack.coded.size.eq(decoder.size), unpack.coded.ends.eq(decoder.ends),
+            pieces.more.eq(unpack.coded.more), unpack.coded.granted.eq(pieces.granted),
+            unpack.coded.exhausted.eq(pieces.exhausted),
+            pieces.ended.eq(decoder.ends & row.run.packed),
+            decoder.seed.eq(self.seed), decoder.step.eq(self.step),
+        ]
+
+        # A row that is stored as it is waits until those before it have left the decoder.
+        decoded = decoder.o.p
+        with m.If(rows.o.p.run.codec != 0):
+            m.d.comb += [
+                arrived.eq(decoder.o.valid & rows.o.valid),
+                decoder.o.ready.eq(moved),
+                bfp.eq(decoded.row),
+            ]
+            with m.If(decoded.spoiled):
+                m.d.comb += failed.eq(Error.BUS_READ)
+            with m.Elif(decoded.error):
+                m.d.comb += failed.eq(Error.STASH)
+        with m.Else():
+            m.d.comb += [
+                arrived.eq(unpack.o.valid & rows.o.valid),
+                unpack.o.ready.eq(moved),
+                failed.eq(Mux(unpack.o.p.error, Error.BUS_READ, Error.NONE)),
+            ]
+        with m.If(pieces.busy | unpack.coded.busy):
+            m.d.comb += drained.eq(0)

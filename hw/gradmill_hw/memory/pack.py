@@ -4,9 +4,8 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import Kind
 from .axi_writer import WriteBeat
-from .unpack import WORD_GRANULES
+from .unpack import WORD_GRANULES, longest_granules
 
 
 __all__ = ["Pack", "StoredRow", "TierBeat"]
@@ -18,30 +17,31 @@ class StoredRow(data.StructLayout):
     Members
     -------
     bits : 32·n
-        The row as it lies in memory, from bit 0 up; bits beyond its size are zero up to the size
-        of a block-floating-point row, undefined above.
-    kind : Kind
-        Format.
+        The row as it lies in memory, from bit 0 up; for ``n`` = 4 the granule beyond its size is
+        zero if that is odd.
+    size : range(33)
+        Granules: 32, or at most ``longest_granules(config)``.
     last : 1
         Last row of its run.
-    tier : 1
-        Memory tier of the run.
+    tier, coded : 1
+        Memory tier of the run; whether it is in a stash format.
     """
 
     def __init__(self, config):
         super().__init__({
             "bits": WORD_GRANULES * config.n,
-            "kind": range(len(Kind)),
+            "size": range(WORD_GRANULES + 1),
             "last": 1,
             "tier": 1,
+            "coded": 1,
         })
 
 
 class TierBeat(data.StructLayout):
-    """A beat and the ``tier`` that it goes to."""
+    """A beat, ``tier`` and ``coded`` of its run, and whether it is the ``last`` one of it."""
 
     def __init__(self, config):
-        super().__init__({"beat": WriteBeat(config), "tier": 1})
+        super().__init__({"beat": WriteBeat(config), "last": 1, "tier": 1, "coded": 1})
 
 
 class Pack(wiring.Component):
@@ -84,18 +84,13 @@ class Pack(wiring.Component):
         full = Signal()
         count = Signal(range(WORD_GRANULES + 1))
         place = Signal(range(WORD_GRANULES))
-        tier = Signal()
+        about = Signal(data.StructLayout({"last": 1, "tier": 1, "coded": 1}))
         straddled = Signal()
         last = Signal()
         taken = Signal()
 
-        size = Signal(range(WORD_GRANULES + 1))
         end = Signal(range(2 * WORD_GRANULES))
-        with m.Switch(row.kind):
-            for kind in Kind:
-                with m.Case(kind):
-                    m.d.comb += size.eq(config.row_granules(kind.name.lower()))
-        m.d.comb += end.eq(place + size)
+        m.d.comb += end.eq(place + row.size)
 
         moved = Signal()
         straddles = Signal()
@@ -110,6 +105,7 @@ class Pack(wiring.Component):
                 count.eq(place),
                 straddled.eq(0),
                 last.eq(0),
+                about.last.eq(last),
             ]
             with m.If(last):
                 m.d.sync += place.eq(0)
@@ -120,20 +116,24 @@ class Pack(wiring.Component):
                 straddled.eq(straddles),
                 last.eq(straddles & row.last),
                 place.eq(Mux(row.last & ~straddles, 0, end)),
-                tier.eq(row.tier),
+                about.last.eq(row.last & ~straddles),
+                about.tier.eq(row.tier),
+                about.coded.eq(row.coded),
             ]
 
         near = self._shift(m, row.bits, place)
         rest = Signal(len(near) - 8 * granule)
         behind = near[8 * granule:]
-        if config.bfp_granules + 22 + config.bfp_granules % 2 > WORD_GRANULES:
-            # A row may straddle from the third block, not only from the fourth.
-            behind = Mux(place[3], behind, near[16 * granule:])
+        longest = longest_granules(config)
+        for block in (2, 1):
+            # Long rows straddle also from here, not only from the fourth block.
+            if 8 * block + 6 + (longest % 2 or config.stash) + longest > WORD_GRANULES:
+                behind = Mux(place[3:5] == block, near[8 * (4 - block) * granule:], behind)
         with m.If(moved):
             m.d.sync += rest.eq(behind)
         for k in range(WORD_GRANULES):
             bits = slice(k * granule, (k + 1) * granule)
-            new = Mux(row.kind == Kind.FP32, row.bits[bits], self._granule(near, place, k))
+            new = Mux(row.size[-1], row.bits[bits], self._granule(near, place, k))
             # All above `place` is written: the next rows overwrite what is not theirs.
             with m.If(moved & (place <= k)):
                 m.d.sync += word[bits].eq(new)
@@ -142,7 +142,7 @@ class Pack(wiring.Component):
                     m.d.sync += word[bits].eq(rest[bits])
 
         strobe = Cat(8 * k < count * granule for k in range(WORD_GRANULES * granule // 8))
-        self._emit(m, word, strobe, full, count, tier, taken)
+        self._emit(m, word, strobe, full, count, about, taken)
         return m
 
     def _shift(self, m, row, place):
@@ -150,8 +150,8 @@ class Pack(wiring.Component):
 
         Granules below the row are undefined; for ``n`` = 4 the one above it is zero.
         """
-        granule, size = self.config.n, self.config.bfp_granules
-        even = size % 2 == 0
+        granule, size = self.config.n, longest_granules(self.config)
+        even = size % 2 == 0 and not self.config.stash
         row = row[:size * granule]
         # Rows of an even size begin at even granules; the others to move by one are masks.
         if even:
@@ -177,7 +177,7 @@ class Pack(wiring.Component):
             value = part if value is None else Mux(place[3:5] == block, part, value)
         return value
 
-    def _emit(self, m, word, strobe, full, count, tier, taken):
+    def _emit(self, m, word, strobe, full, count, about, taken):
         """Send the word beat by beat."""
         config, out = self.config, self.o.p
         parts = WORD_GRANULES // config.beat_granules
@@ -186,7 +186,7 @@ class Pack(wiring.Component):
                 self.o.valid.eq(full),
                 out.beat.data.eq(word),
                 out.beat.strobe.eq(strobe),
-                out.tier.eq(tier),
+                *(out[name].eq(about[name]) for name in ("last", "tier", "coded")),
                 taken.eq(full & self.o.ready),
             ]
             return
@@ -196,7 +196,11 @@ class Pack(wiring.Component):
         sending = Signal.like(word)
         strobes = Signal(len(strobe))
         ended = Signal()
+        sent = Signal.like(about)
         m.d.comb += [
+            out.last.eq(sent.last & (part == final)),
+            out.tier.eq(sent.tier),
+            out.coded.eq(sent.coded),
             out.beat.data.eq(sending.word_select(part, config.bus_bits)),
             out.beat.strobe.eq(strobes.word_select(part, config.beat_bytes)),
             ended.eq(self.o.valid & self.o.ready & (part == final)),
@@ -211,7 +215,7 @@ class Pack(wiring.Component):
                 sending.eq(word),
                 strobes.eq(strobe),
                 final.eq((count - 1) >> config.beat_granules.bit_length() - 1),
-                out.tier.eq(tier),
+                sent.eq(about),
                 part.eq(0),
                 self.o.valid.eq(1),
             ]

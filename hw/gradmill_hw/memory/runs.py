@@ -7,12 +7,16 @@ from amaranth.lib.wiring import In, Out
 from ..isa import Class, Kind, Opcode
 from ..isa_layout import command_layout
 from ..regs import Error
+from ..stash.formats import ROW_NUMBERS
 from .bursts import beats_bits
 from .ports import ROW_ADDRESS_BITS
 from .window import DIMENSIONS, WindowCheck, windows_layout
 
 
-__all__ = ["RowJob", "Rows", "Run", "Runs"]
+__all__ = ["NUMBER_BITS", "RowJob", "Rows", "Run", "Runs"]
+
+#: Bits of a row number, the key of random bits.
+NUMBER_BITS = (ROW_NUMBERS - 1).bit_length()
 
 
 class Run(data.StructLayout):
@@ -23,7 +27,7 @@ class Run(data.StructLayout):
     mem : address_bits
         First byte in memory.
     beats : beats_bits(config)
-        Length in memory.
+        Length in memory; at most, if ``packed``.
     row : 16
         First row on chip.
     rows : 16
@@ -32,9 +36,14 @@ class Run(data.StructLayout):
         As in the instruction.
     final : 1
         Last run of its instruction.
+    codec, packed, stochastic, layer
+        Only with the stash codec: as in the instruction; whether the length depends on the values.
+    number : 38
+        Likewise: number of the first row.
     """
 
     def __init__(self, config):
+        coding = {"codec": 8, "packed": 1, "stochastic": 1, "layer": 8, "number": NUMBER_BITS}
         super().__init__({
             "mem":   config.address_bits,
             "beats": beats_bits(config),
@@ -44,13 +53,14 @@ class Run(data.StructLayout):
             "tier":  1,
             "cls":   range(len(Class)),
             "final": 1,
+            **(coding if config.stash else {}),
         })
 
 
 class Runs(wiring.Component):
     """Checks transfer instructions and walks their three dimensions, a run per cycle.
 
-    The first run of an instruction appears 13 cycles after the command was taken. The command is
+    The first run of an instruction appears a cycle after the check of its window. The command is
     copied, and only the copy is checked and used.
 
     Parameters
@@ -137,6 +147,10 @@ class Runs(wiring.Component):
             out.final.eq(ends.all()),
             self.refused_mem.eq(extent.mem),
         ]
+        if config.stash:
+            begin, step = self._coding(m, extent, check, out)
+        else:
+            begin = step = []
 
         with m.FSM():
             with m.State("IDLE"):
@@ -152,6 +166,7 @@ class Runs(wiring.Component):
                     *(mem[d].eq(cmd.mem[low:]) for d in dimensions),
                     *(row[d].eq(cmd.op0) for d in dimensions),
                     *(number[d].eq(1) for d in dimensions),
+                    *begin,
                 ]
                 with m.If(self.cmd.valid & ~self.stop):
                     m.next = "CHECK"
@@ -171,6 +186,7 @@ class Runs(wiring.Component):
             with m.State("WALK"):
                 m.d.comb += [self.o.valid.eq(1), self.busy.eq(1)]
                 with m.If(self.o.ready):
+                    m.d.sync += step
                     # What lies inside the dimension that steps starts anew.
                     for d in dimensions:
                         with m.If(ends[:d].all() if d else 1):
@@ -180,6 +196,19 @@ class Runs(wiring.Component):
                         m.next = "IDLE"
         return m
 
+    def _coding(self, m, extent, check, out):
+        """Fill in what the codec wants to know; what to do for a new command and after a run."""
+        cmd = self.cmd.p
+        stochastic, layer = Signal(), Signal(8)
+        number = Signal(NUMBER_BITS, name="row_number")
+        m.d.comb += [
+            out.codec.eq(extent.codec), out.packed.eq(check.packed & (extent.codec != 0)),
+            out.stochastic.eq(stochastic), out.layer.eq(layer), out.number.eq(number),
+        ]
+        begin = [stochastic.eq(cmd.stochastic), layer.eq(cmd.layer),
+                 number.eq(Cat(cmd.op1, cmd.op3[:8], cmd.op2))]
+        return begin, [number.eq(number + extent.run)]
+
 
 class RowJob(data.StructLayout):
     """One row of a run.
@@ -188,14 +217,17 @@ class RowJob(data.StructLayout):
     -------
     addr : 16
         Row on chip.
+    left : 16
+        Rows of its run from this one on.
     last : 1
         Last row of its run.
     run : Run(config)
-        The run.
+        The run; its ``number`` is that of this row.
     """
 
     def __init__(self, config):
-        super().__init__({"addr": ROW_ADDRESS_BITS, "last": 1, "run": Run(config)})
+        super().__init__({"addr": ROW_ADDRESS_BITS, "left": ROW_ADDRESS_BITS, "last": 1,
+                          "run": Run(config)})
 
 
 class Rows(wiring.Component):
@@ -223,13 +255,15 @@ class Rows(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        left = Signal(ROW_ADDRESS_BITS)
+        left = self.o.p.left
         m.d.comb += self.o.p.last.eq(left == 1)
 
         moved = self.o.valid & self.o.ready
         m.d.comb += self.i.ready.eq(~self.o.valid | (self.o.ready & self.o.p.last))
         with m.If(moved):
             m.d.sync += [self.o.p.addr.eq(self.o.p.addr + 1), left.eq(left - 1)]
+            if self.config.stash:
+                m.d.sync += self.o.p.run.number.eq(self.o.p.run.number + 1)
         with m.If(self.i.ready):
             m.d.sync += [
                 self.o.valid.eq(self.i.valid),

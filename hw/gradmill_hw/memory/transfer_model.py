@@ -2,29 +2,51 @@
 
 A command is a mapping with the fields of a ``LOAD`` or ``STORE`` instruction. State is any object
 with arrays ``acc`` (float32 or uint32, rows x n), ``mantissa`` (int16, rows x n), ``exponent``
-(uint8, rows) and ``mask`` (bool, rows x n). Memory is one uint8 array per tier; index = address.
-Bits are moved as they are: NaN payloads and subnormals survive.
+(uint8, rows) and ``mask`` (bool, rows x n), for codecs also ``seed`` and ``step``. Memory is one
+uint8 array per tier; index = address. Without a codec bits are moved as they are: NaN payloads and
+subnormals survive.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from ..isa import Kind
 from ..regs import Error
+from ..stash.codec_model import CodecError, decode_run, encode_rows
+from ..stash.elements_model import to_rows
+from ..stash.formats import READ_BEATS, ROW_NUMBERS, from_tag, piece_granules
 
 
-__all__ = ["TransferError", "check", "load", "pack_rows", "store", "unpack_rows"]
+__all__ = ["Stored", "TransferError", "check", "first_number", "load", "pack_rows",
+           "store", "unpack_rows"]
 
 _DIMENSIONS = (0, 1, 2)
 _KINDS = {int(kind): kind.name.lower() for kind in Kind}
 
 
 class TransferError(Exception):
-    """A refused transfer; ``error`` says why and ``mem`` is its address."""
+    """A transfer that is refused, or meets a stash block that no encoder writes; ``error`` says why
+    and ``mem`` is its address, or that of the run."""
 
     def __init__(self, error, mem):
-        super().__init__(f"transfer at {mem:#x} refused: {error.name}")
+        super().__init__(f"transfer at {mem:#x}: {error.name}, {error.doc}")
         self.error = error
         self.mem = mem
+
+
+class Stored(NamedTuple):
+    """What a ``STORE`` did: ``bytes`` on the bus in whole beats, ``rows`` that were encoded,
+    ``saturated`` outliers among them that found no room."""
+    bytes:     int
+    rows:      int = 0
+    saturated: int = 0
+
+
+def first_number(command):
+    """Number of the first row of a command with a codec, for random bits."""
+    op1, op2, op3 = (int(command.get(f"op{k}", 0)) for k in (1, 2, 3))
+    return (op1 | (op3 & 0xff) << 16 | op2 << 24) % ROW_NUMBERS
 
 
 def check(config, command, windows, *, write):
@@ -32,16 +54,17 @@ def check(config, command, windows, *, write):
     strides = [int(command[f"mem_stride{d}"]) for d in _DIMENSIONS]
     counts = [int(command[f"count{d}"]) for d in _DIMENSIONS]
     mem, run, kind = int(command["mem"]), int(command["run"]), int(command["kind"])
+    codec = int(command["codec"])
     if kind not in _KINDS:
         return Error.KIND
-    if command["codec"]:
+    if codec and (not config.stash or kind != Kind.BFP or from_tag(codec) is None):
         return Error.CODEC
     if run == 0 or 0 in counts:
         return Error.COUNT
     if any(value % config.beat_bytes for value in (mem, *strides)):
         return Error.ALIGNMENT
     end = mem + sum((count - 1) * stride for count, stride in zip(counts, strides, strict=True))
-    end += config.run_bytes(_KINDS[kind], run)
+    end += config.run_bytes(_KINDS[kind], run, codec)
     for base, limit, may_read, may_write in windows[int(command["tier"])]:
         permitted = may_write if write else may_read
         if permitted and base <= mem and end <= limit <= 1 << config.address_bits:
@@ -58,6 +81,8 @@ def load(config, command, memory, state, windows=None):
     """
     kind, starts, rows, size = _begin(config, command, windows, state, write=False)
     source = memory[int(command["tier"])]
+    if command["codec"]:
+        return _load_coded(config, command, source, state, starts, rows, size)
     if len(starts) == 1:
         raw = source[starts[0]:starts[0] + size]
     else:
@@ -74,12 +99,15 @@ def load(config, command, memory, state, windows=None):
 
 
 def store(config, command, memory, state, windows=None):
-    """Execute a ``STORE``; return the bytes written on the bus, counted in whole beats.
+    """Execute a ``STORE``; return what it did as :class:`Stored`.
 
     Arguments as for :func:`load`. Bytes behind the last row of a run keep their value.
     """
     kind, starts, rows, size = _begin(config, command, windows, state, write=True)
     shape = (len(starts), int(command["run"]))
+    if command["codec"]:
+        target = memory[int(command["tier"])]
+        return _store_coded(config, command, target, state, starts, rows)
     if kind == "fp32":
         values = state.acc.view(np.uint32)[rows].reshape(*shape, config.n)
     elif kind == "bfp":
@@ -93,7 +121,51 @@ def store(config, command, memory, state, windows=None):
         target[starts[0]:starts[0] + raw.shape[-1]] = raw[0]
     else:
         target[starts[:, None] + np.arange(raw.shape[-1])] = raw
-    return len(starts) * size
+    return Stored(len(starts) * size)
+
+
+def _coded_runs(command, state, starts, rows):
+    """For each run its start in memory, its rows, and the options of the codec model."""
+    run, number = int(command["run"]), first_number(command)
+    rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    for start, index in zip(starts.tolist(), rows.reshape(-1, run), strict=True):
+        options = {"first_row": number}
+        if command.get("stochastic"):
+            options["key"] = state.seed, state.step, int(command["layer"])
+        yield start, index, options
+        number += run
+
+
+def _store_coded(config, command, target, state, starts, rows):
+    entry = from_tag(int(command["codec"]))
+    moved = saturated = 0
+    for start, index, options in _coded_runs(command, state, starts, rows):
+        coded = encode_rows(config, entry, state.mantissa[index],
+                                        state.exponent[index], **options)
+        target[start:start + len(coded.raw)] = coded.raw
+        moved += -(-len(coded.raw) // config.beat_bytes) * config.beat_bytes
+        saturated += coded.dropped
+    return Stored(moved, len(starts) * int(command["run"]), saturated)
+
+
+def _load_coded(config, command, source, state, starts, rows, size):
+    """Of a run of a format that packs as many pieces are read as its last row, if it were the
+    longest there is, would need."""
+    packed = from_tag(int(command["codec"])).packed
+    moved = 0
+    for start, index, options in _coded_runs(command, state, starts, rows):
+        try:
+            values, last = decode_run(source[start:start + size], len(index), config.n,
+                                      **options)
+        except CodecError:
+            raise TransferError(Error.STASH, start) from None
+        state.mantissa[index], state.exponent[index] = to_rows(values, config.mantissa_bits)
+        if packed:
+            pieces = -(-(last + piece_granules(config.n)) // (READ_BEATS * config.beat_granules))
+            moved += min(size, pieces * READ_BEATS * config.beat_bytes)
+        else:
+            moved += size
+    return moved
 
 
 def unpack_rows(config, kind, raw, count):
@@ -176,4 +248,4 @@ def _begin(config, command, windows, state, *, write):
         index = slice(int(rows[0]), int(rows[0]) + run)
     else:
         index = (rows[:, None] + np.arange(run)).reshape(-1)
-    return kind, starts, index, config.run_bytes(kind, run)
+    return kind, starts, index, config.run_bytes(kind, run, int(command["codec"]))

@@ -5,20 +5,71 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..isa import Kind
+from ..stash.formats import READ_BEATS, piece_granules
+from ..stash.parse import View
 from .axi_reader import ReadBeat
+from .bursts import beats_bits
+from .ports import ROW_ADDRESS_BITS
 
 
-__all__ = ["WORD_GRANULES", "PackedRow", "RowShape", "Unpack"]
+__all__ = ["WORD_GRANULES", "PackedRow", "RowShape", "Unpack", "Views", "longest_granules"]
 
 #: Granules of the longest row, binary32; beats are gathered to words of this size.
 WORD_GRANULES = 32
 
 
-class RowShape(data.StructLayout):
-    """What is needed to find a row: its ``kind``, and whether it is the ``last`` of its run."""
+def longest_granules(config):
+    """Granules of the longest row, but for binary32, for which the shifters are made."""
+    return max(config.bfp_granules, piece_granules(config.n) if config.stash else 0)
 
-    def __init__(self):
-        super().__init__({"kind": range(len(Kind)), "last": 1})
+
+class RowShape(data.StructLayout):
+    """What is needed to find a row.
+
+    Members
+    -------
+    kind : Kind
+    last : 1
+        Last row of its run.
+    coded, packed : 1
+        Its run is in a stash format; one whose length depends on the values.
+    left : 16
+        Rows of its run from this one on.
+    beats : beats_bits(config)
+        Beats of its run, if it is not packed.
+    """
+
+    def __init__(self, config):
+        super().__init__({"kind": range(len(Kind)), "last": 1, "coded": 1, "packed": 1,
+                          "left": ROW_ADDRESS_BITS, "beats": beats_bits(config)})
+
+
+class Views(wiring.Signature):
+    """What comes next in a run in a stash format, seen from whom it comes from.
+
+    Members
+    -------
+    view : Out(stream.Signature(View(n)))
+        The next granules.
+    size, ends : In
+        As of :class:`~gradmill_hw.stash.decoder.Decoder`.
+    more : Out(1)
+        The run is packed, and its rows may or will need granules that have not been asked for.
+    granted : In(range(5))
+        Beats that are asked for in this cycle.
+    exhausted : In(1)
+        There are no more of the packed run.
+    busy : Out(1)
+        Beats behind the end of a run are still to come.
+    """
+
+    def __init__(self, config):
+        super().__init__({
+            "view": Out(stream.Signature(View(config.n))),
+            "size": In(range(piece_granules(config.n) + 1)), "ends": In(1),
+            "more": Out(1), "granted": In(range(READ_BEATS + 1)), "exhausted": In(1),
+            "busy": Out(1),
+        })
 
 
 class PackedRow(data.StructLayout):
@@ -45,12 +96,24 @@ class PackedRow(data.StructLayout):
         })
 
 
+class _AboutWord(data.StructLayout):
+    """Of a word: a beat of it met an error; its granules."""
+
+    def __init__(self):
+        super().__init__({"error": 1, "granules": range(WORD_GRANULES + 1)})
+
+
 class Unpack(wiring.Component):
     """Cuts runs into rows.
 
     Rows lie without gaps from the first bit of a run; what follows the last row up to the end of
     the run is dropped. One row per cycle as long as the beats come; one more cycle where the
     last row of a run straddles two words. A row appears two cycles after its last beat.
+
+    Of a run in a stash format it shows what comes next and is told how much of it was taken, and
+    what has been asked for beyond the end is dropped, a word per cycle. Of a packed run more is
+    asked for while fewer granules were than the next row may have, or all rows left must have, one
+    each. The last row decides: how much is read depends on the run alone, not on time.
 
     Parameters
     ----------
@@ -61,18 +124,22 @@ class Unpack(wiring.Component):
     -------
     i : In(stream.Signature(ReadBeat(config)))
         Beats, ``last`` at the end of each run.
-    shape : In(stream.Signature(RowShape()))
-        One for each row, in order; taken with the row.
+    shape : In(stream.Signature(RowShape(config)))
+        One for each row, in order; taken with the row. That of a coded row is not taken: it
+        stands until its row is taken elsewhere.
     o : Out(stream.Signature(PackedRow(config)))
         Rows.
+    coded : Out(Views(config))
+        Runs in a stash format; only with the stash codec.
     """
 
     def __init__(self, config):
         self.config = config
         super().__init__({
             "i":     In(stream.Signature(ReadBeat(config))),
-            "shape": In(stream.Signature(RowShape())),
+            "shape": In(stream.Signature(RowShape(config))),
             "o":     Out(stream.Signature(PackedRow(config))),
+            **({"coded": Out(Views(config))} if config.stash else {}),
         })
 
     def elaborate(self, platform):
@@ -83,12 +150,12 @@ class Unpack(wiring.Component):
         # The word that holds the first granule of the row, and the word after it.
         word = Signal(WORD_GRANULES * granule)
         word_valid = Signal()
-        word_error = Signal()
+        word_about = Signal(_AboutWord())
         after = Signal.like(word)
         after_valid = Signal()
-        after_error = Signal()
+        after_about = Signal(_AboutWord())
         after_taken = Signal()
-        self._gather(m, after, after_valid, after_error, after_taken)
+        self._gather(m, after, after_valid, after_about, after_taken)
 
         # `place` is the granule of the word where the row begins, `end` where the next one does.
         place = Signal(range(WORD_GRANULES))
@@ -98,14 +165,22 @@ class Unpack(wiring.Component):
             for kind in Kind:
                 with m.Case(kind):
                     m.d.comb += size.eq(config.row_granules(kind.name.lower()))
+        if config.stash:
+            with m.If(self.shape.p.coded):
+                m.d.comb += size.eq(self.coded.size)
         m.d.comb += end.eq(place + size)
 
+        own = Signal()
         straddles = Signal()
         moved = Signal()
+        m.d.comb += own.eq(self.shape.valid & ~self.shape.p.coded)
+        if config.stash:
+            with m.If(self.coded.busy):
+                m.d.comb += own.eq(0)
         m.d.comb += [
             straddles.eq(end > WORD_GRANULES),
-            self.o.valid.eq(self.shape.valid & word_valid & (~straddles | after_valid)),
-            self.o.p.error.eq(word_error | (straddles & after_error)),
+            self.o.valid.eq(own & word_valid & (~straddles | after_valid)),
+            self.o.p.error.eq(word_about.error | (straddles & after_about.error)),
             self.shape.ready.eq(moved),
             moved.eq(self.o.valid & self.o.ready),
         ]
@@ -120,15 +195,83 @@ class Unpack(wiring.Component):
         with m.If(after_taken):
             m.d.sync += [
                 word.eq(after),
-                word_error.eq(after_error),
+                word_about.eq(after_about),
                 word_valid.eq(after_valid & ~(moved & self.shape.p.last & straddles)),
             ]
 
-        self._shift(m, Cat(word, after), place)
+        shown = self._shift(m, Cat(word, after), place)
         m.d.comb += self.o.p.fp32.eq(word)
+        if config.stash:
+            m.d.comb += self.coded.view.p.bits.eq(shown)
+            self._coded(m, place, end, after_taken, (word_valid, word_about),
+                        (after_valid, after_about))
         return m
 
-    def _gather(self, m, word, valid, error, taken):
+    def _coded(self, m, place, end, leaves, word, after):
+        """Show what comes next in a run in a stash format."""
+        coded, shape, view = self.coded, self.shape.p, self.coded.view
+        word_valid, word_about = word
+        after_valid, after_about = after
+        most = piece_granules(self.config.n)
+
+        # Words of this run that have been asked for and have not left.
+        parts = WORD_GRANULES // self.config.beat_granules
+
+        def words(beats):
+            return (beats + (parts - 1)) >> parts.bit_length() - 1
+
+        fresh = Signal(init=1)
+        kept = Signal.like(shape.beats)
+        ahead = Signal.like(shape.beats)
+        dropping = Signal()
+        active = Signal()
+        m.d.comb += [
+            active.eq(self.shape.valid & shape.coded & ~dropping),
+            ahead.eq(Mux(fresh & ~shape.packed & ~dropping, words(shape.beats), kept)),
+        ]
+
+        # Of the two words those of this run, and their granules.
+        here, there = Signal(), Signal()
+        enough, all_shown = Signal(), Signal()
+        left = Signal(range(2 * WORD_GRANULES + 1))
+        needed = Signal.like(shape.left)
+        m.d.comb += [
+            here.eq(word_valid & (ahead != 0)),
+            there.eq(here & after_valid & (ahead != 1)),
+            left.eq(Mux(here, word_about.granules - place, 0)
+                    + Mux(there, after_about.granules, 0)),
+            enough.eq(left >= most),
+            all_shown.eq(ahead == here + there),
+            view.valid.eq(active & (enough | (all_shown & (~shape.packed | coded.exhausted)))),
+            view.p.left.eq(Mux(enough, most, left)),
+            view.p.spoiled.eq((here & word_about.error) | (there & after_about.error)),
+            needed.eq(Mux(shape.left > most, shape.left, most)),
+            coded.more.eq(active & shape.packed & view.ready & ~coded.exhausted
+                          & (ahead * WORD_GRANULES < needed + place)),
+            coded.busy.eq(dropping),
+        ]
+
+        # A word leaves when it is used up, or when the run has ended.
+        moved = Signal()
+        leaving = Signal()
+        later = Signal.like(ahead)
+        m.d.comb += [
+            moved.eq(view.valid & view.ready),
+            leaving.eq(here & (dropping | (moved & (end >= WORD_GRANULES)))),
+            later.eq(ahead + words(coded.granted) - leaving),
+        ]
+        with m.If(active | dropping):
+            m.d.sync += kept.eq(later)
+        with m.If(moved):
+            m.d.sync += [fresh.eq(0), place.eq(end)]
+        with m.If(leaving):
+            m.d.comb += leaves.eq(1)
+        with m.If(dropping):
+            m.d.sync += dropping.eq(later != 0)
+        with m.Elif(coded.ends):
+            m.d.sync += [fresh.eq(1), place.eq(0), dropping.eq(later != 0)]
+
+    def _gather(self, m, word, valid, about, taken):
         """Fill ``word`` with beats; it is valid when complete or at the end of a run."""
         config = self.config
         parts = WORD_GRANULES // config.beat_granules
@@ -136,7 +279,8 @@ class Unpack(wiring.Component):
         if parts == 1:
             m.d.comb += [
                 word.eq(beat.data),
-                error.eq(beat.error),
+                about.error.eq(beat.error),
+                about.granules.eq(WORD_GRANULES),
                 valid.eq(self.i.valid),
                 self.i.ready.eq(taken),
             ]
@@ -150,17 +294,18 @@ class Unpack(wiring.Component):
             full = beat.last | (part == parts - 1)
             m.d.sync += [
                 word.word_select(part, config.bus_bits).eq(beat.data),
-                error.eq(beat.error | (error & (part != 0))),
+                about.error.eq(beat.error | (about.error & (part != 0))),
+                about.granules.eq((part + 1) * config.beat_granules),
                 valid.eq(full),
                 part.eq(Mux(full, 0, part + 1)),
             ]
 
     def _shift(self, m, words, place):
         """Bring the row at granule ``place`` down to bit 0, by steps of 8, 2 and 1 granules."""
-        granule, size = self.config.n, self.config.bfp_granules
+        granule, size = self.config.n, longest_granules(self.config)
 
         # Rows of an even size begin at even granules, so that only masks need the last step.
-        even = size % 2 == 0
+        even = size % 2 == 0 and not self.config.stash
         far = Signal((size + (6 if even else 7)) * granule)
         near = Signal((size + (0 if even else 1)) * granule)
         with m.Switch(place[3:5]):
@@ -176,3 +321,4 @@ class Unpack(wiring.Component):
             self.o.p.mask.eq(odd),
             self.o.p.bfp.eq(near if even else odd),
         ]
+        return odd

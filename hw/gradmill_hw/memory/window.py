@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..isa import Kind
 from ..regs import WINDOWS, Error, Tier
+from ..stash.run_size import RunSize
 from .bursts import beats_bits
 
 
@@ -66,8 +67,9 @@ class WindowCheck(wiring.Component):
     ``ALIGNMENT``, ``WINDOW``.
 
     ``end = mem + (count0-1)·stride0 + (count1-1)·stride1 + (count2-1)·stride2 + bytes of a run``
-    is computed without wrap, in beats, by one multiplier. The answer comes 12 cycles after the
-    question; a question is held until answered.
+    is computed without wrap, in beats, by one multiplier. Of a stash format that packs the run is
+    the longest there is. The answer comes 12 cycles after the question, 14 where the stash codec
+    is built; a question is held until answered.
 
     Parameters
     ----------
@@ -89,7 +91,9 @@ class WindowCheck(wiring.Component):
     error : Out(Error)
         With ``i.ready``: the reason of refusal, ``NONE`` to permit.
     beats : Out(beats_bits(config))
-        With ``i.ready`` and ``NONE``: beats of one run.
+        With ``i.ready`` and ``NONE``: beats of one run, at most.
+    packed : Out(1)
+        Its codec packs: the run may be shorter.
     """
 
     def __init__(self, config, *, write, widths=ISA_WIDTHS):
@@ -102,6 +106,7 @@ class WindowCheck(wiring.Component):
             "windows": In(windows_layout(config)),
             "error":   Out(Error),
             "beats":   Out(beats_bits(config)),
+            "packed":  Out(1),
         })
 
     def elaborate(self, platform):
@@ -109,14 +114,16 @@ class WindowCheck(wiring.Component):
         config, widths, ask = self.config, self.widths, self.i.p
         low = config.beat_bytes.bit_length() - 1
 
-        step = Signal(range(12))
+        # The size of an encoded run has two terms more.
+        late = 2 if config.stash else 0
+        step = Signal(range(12 + late))
         with m.If(~self.i.valid | self.i.ready):
             m.d.sync += step.eq(0)
         with m.Else():
             m.d.sync += step.eq(step + 1)
-        m.d.comb += self.i.ready.eq(step == 11)
+        m.d.comb += self.i.ready.eq(step == 11 + late)
 
-        # Steps 0 to 3 put factors in front of the multiplier: run length, then the dimensions.
+        # From step 0 on factors stand in front of the multiplier: run length, then the dimensions.
         granules = Signal(range(33))
         with m.Switch(ask.kind):
             for kind in Kind:
@@ -124,30 +131,36 @@ class WindowCheck(wiring.Component):
                     m.d.comb += granules.eq(config.row_granules(kind.name.lower()))
         factor = Signal(widths.stride - low)
         times = Signal(widths.count)
-        with m.Switch(step[:2]):
+        size = Signal(widths.count + 5)
+        known = Signal()
+        with m.Switch(step):
             with m.Case(0):
                 m.d.sync += [factor.eq(granules), times.eq(ask.run)]
             for d in range(DIMENSIONS):
-                with m.Case(d + 1):
+                with m.Case(d + 1 + late):
                     m.d.sync += [factor.eq(ask.stride[d][low:]), times.eq(ask.count[d] - 1)]
         product = Signal(len(factor) + len(times))
         m.d.sync += product.eq(factor * times)
+        if config.stash:
+            self._coded(m, step, granules, factor, times, product, size, known)
+        else:
+            m.d.comb += size.eq(product)
 
-        # Steps 2 to 6 add up, in beats: address, products, run.
+        # The next five steps add up, in beats: address, products, run.
         end = Signal(max(widths.mem - low, len(product) + 2) + 1)
-        with m.If(step == 2):
+        with m.If(step == 2 + late):
             m.d.sync += end.eq(ask.mem[low:])
-            m.d.sync += self.beats.eq((product[:widths.count + 5] + config.beat_granules - 1)
+            m.d.sync += self.beats.eq((size + config.beat_granules - 1)
                                       >> config.beat_granules.bit_length() - 1)
-        with m.Elif(step < 7):
-            m.d.sync += end.eq(end + Mux(step == 6, self.beats, product))
+        with m.Elif(step < 7 + late):
+            m.d.sync += end.eq(end + Mux(step == 6 + late, self.beats, product))
 
-        # Steps 7 to 10 look at one window each.
+        # The next four look at one window each.
         window = Signal(Window(config))
         inside = Signal()
         found = Signal()
         choice = Signal(range(WINDOWS))
-        m.d.comb += choice.eq(step - 7)
+        m.d.comb += choice.eq(step - 7 - late)
         with m.Switch(Cat(choice, ask.tier)):
             for tier in Tier:
                 for k in range(WINDOWS):
@@ -158,7 +171,7 @@ class WindowCheck(wiring.Component):
                 window.write, window.read)
             & (window.limit <= 1 << config.address_bits)
             & (ask.mem >= window.base) & (Cat(C(0, low), end) <= window.limit))
-        with m.If(step < 7):
+        with m.If(step < 7 + late):
             m.d.sync += found.eq(0)
         with m.Elif(inside):
             m.d.sync += found.eq(1)
@@ -167,7 +180,7 @@ class WindowCheck(wiring.Component):
         odd = ask.mem[:low].any() | Cat(ask.stride[d][:low].any() for d in range(DIMENSIONS)).any()
         with m.If(ask.kind > max(Kind)):
             m.d.comb += self.error.eq(Error.KIND)
-        with m.Elif(ask.codec != 0):
+        with m.Elif((ask.codec != 0) & ~known):
             m.d.comb += self.error.eq(Error.CODEC)
         with m.Elif(zero):
             m.d.comb += self.error.eq(Error.COUNT)
@@ -176,3 +189,25 @@ class WindowCheck(wiring.Component):
         with m.Elif(~found):
             m.d.comb += self.error.eq(Error.WINDOW)
         return m
+
+    def _coded(self, m, step, granules, factor, times, product, size, known):
+        """An encoded run is of three products, in steps 0 to 2; they are added up by step 4."""
+        ask = self.i.p
+        m.submodules.run_size = run_size = RunSize(self.config.n, count_bits=self.widths.count)
+        m.d.comb += [
+            run_size.tag.eq(ask.codec), run_size.rows.eq(ask.run),
+            known.eq(run_size.legal & (ask.kind == Kind.BFP)),
+            self.packed.eq(run_size.packed),
+        ]
+        with m.If(ask.codec != 0):
+            for k in range(3):
+                with m.If(step == k):
+                    m.d.sync += [factor.eq(run_size.factors[k]), times.eq(run_size.times[k])]
+        with m.Elif((step == 1) | (step == 2)):
+            m.d.sync += times.eq(0)
+        sum_of_terms = Signal.like(size)
+        m.d.comb += size.eq(sum_of_terms + product)
+        with m.If(step == 1):
+            m.d.sync += sum_of_terms.eq(0)
+        with m.Else():
+            m.d.sync += sum_of_terms.eq(size)

@@ -15,7 +15,8 @@ from .layout_model import deserialise, serialise
 from .tables import PRESETS
 
 
-__all__ = ["MODELS", "CodecError", "Encoded", "decode", "decode_rows", "encode", "encode_rows"]
+__all__ = ["MODELS", "CodecError", "Encoded", "decode", "decode_rows", "decode_run", "encode",
+           "encode_rows"]
 
 #: Model of each line of the table of formats.
 MODELS = {
@@ -67,8 +68,14 @@ def encode(entry, elements, *, key=None, first_row=0, tables=PRESETS):
     return Encoded(np.packbits(bits, bitorder="little"), len(bits), dropped)
 
 
-def decode(raw, rows, n, *, key=None, first_row=0, tables=PRESETS):
-    """:class:`Values` of a run of ``rows`` rows; with ``key`` randomly where a table says so.
+def decode(raw, rows, n, **options):
+    """:class:`Values` of a run; see :func:`decode_run`."""
+    return decode_run(raw, rows, n, **options)[0]
+
+
+def decode_run(raw, rows, n, *, key=None, first_row=0, tables=PRESETS):
+    """:class:`Values` of a run of ``rows`` rows, and the granule where its last row begins; with
+    ``key`` randomly where a table says so.
 
     Raises
     ------
@@ -78,7 +85,7 @@ def decode(raw, rows, n, *, key=None, first_row=0, tables=PRESETS):
     bits = np.unpackbits(np.asarray(raw, np.uint8), bitorder="little")
     bits = np.concatenate([bits, np.zeros(-len(bits) % n, np.uint8)])
     granules = bits.reshape(-1, n)
-    parts, row, block, at = [], 0, 0, 0
+    parts, row, block, at, last = [], 0, 0, 0, 0
     while row < rows:
         entry = from_tag(_tag(granules, at, block))
         if entry is None:
@@ -90,7 +97,7 @@ def decode(raw, rows, n, *, key=None, first_row=0, tables=PRESETS):
         found = deserialise(entry, granules, at, count, size, n)
         if found is None:
             raise CodecError(block + count - 1, f"{entry} ends after {len(granules)} granules")
-        prefixes, codes, keep, at = found
+        prefixes, codes, keep, last, at = found
         random = None
         if key is not None:
             random = decode_random(key, first_row + row + np.arange(count * size), n)
@@ -101,8 +108,8 @@ def decode(raw, rows, n, *, key=None, first_row=0, tables=PRESETS):
         row += count * size
         block += count
     if not parts:
-        return Values(*(np.zeros((0, n), int) for _ in range(3)), np.zeros(0, int))
-    return Values(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return Values(*(np.zeros((0, n), int) for _ in range(3)), np.zeros(0, int)), 0
+    return Values(*(np.concatenate(part) for part in zip(*parts, strict=True))), last
 
 
 def _tag(granules, at, block):

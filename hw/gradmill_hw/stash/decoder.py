@@ -40,16 +40,18 @@ class RowToDecode(data.StructLayout):
 
 
 class DecodedRow(data.StructLayout):
-    """A row, or with ``error`` the place of one whose block is corrupted: it is undefined then."""
+    """A row; with ``error`` the place of one whose block is corrupted, with ``spoiled`` that of one
+    whose view was. It is undefined then, and so are the rows before it in the same tile.
+    """
 
     def __init__(self, config):
-        super().__init__({"row": BfpRow(config), "error": 1})
+        super().__init__({"row": BfpRow(config), "error": 1, "spoiled": 1})
 
 
 class _ExpandedInTile(data.StructLayout):
     def __init__(self, n):
         super().__init__({"row": ExpandedRow(n), "draws": 1, "layer": 8, "index": 40,
-                          "error": 1, "last": 1})
+                          "error": 1, "spoiled": 1, "last": 1})
 
 
 class Decoder(wiring.Component):
@@ -128,11 +130,12 @@ class Decoder(wiring.Component):
         with m.If(step):
             m.d.sync += lane.eq(Mux(wanted.last, 0, lane + 1))
 
-        flight = data.StructLayout({"valid": 1, "error": 1, "last": 1, "draws": 1, "layer": 8,
-                                    "index": 40})
+        flight = data.StructLayout({"valid": 1, "error": 1, "spoiled": 1, "last": 1, "draws": 1,
+                                    "layer": 8, "index": 40})
         now = Signal(flight)
         m.d.comb += [
             now.valid.eq(step), now.error.eq(failed),
+            now.spoiled.eq(self.i.p.spoiled & ~failed),
             now.last.eq(wanted.last | (lane == n - 1)), now.draws.eq(wanted.draws),
             now.layer.eq(wanted.layer), now.index.eq(wanted.index),
         ]
@@ -148,7 +151,7 @@ class Decoder(wiring.Component):
             expand.i_valid.eq(states[parse.latency].valid), expand.i_row.eq(parse.o_row),
             tile.i_valid.eq(arrived.valid), row.row.eq(expand.o_row),
             *(row[name].eq(arrived[name])
-              for name in ("draws", "layer", "index", "error", "last")),
+              for name in ("draws", "layer", "index", "error", "spoiled", "last")),
         ]
         self._exponent(m, tile, arrived, expand.o_row)
 
@@ -169,10 +172,10 @@ class Decoder(wiring.Component):
         spoken_for = Signal(range(ROWS_BUFFERED + 1))
         m.d.comb += tile.go.eq(spoken_for != ROWS_BUFFERED)
         m.d.sync += spoken_for.eq(spoken_for + tile.read - (rows.o.valid & rows.o.ready))
-        last = data.StructLayout({"valid": 1, "error": 1, "draws": 1})
+        last = data.StructLayout({"valid": 1, "error": 1, "spoiled": 1, "draws": 1})
         states = [Signal(last, name="leaving")]
         m.d.comb += [states[0].valid.eq(tile.o_valid), states[0].error.eq(leaving.error),
-                     states[0].draws.eq(leaving.draws)]
+                     states[0].spoiled.eq(leaving.spoiled), states[0].draws.eq(leaving.draws)]
         for stage in range(widen.latency):
             later = Signal(last, name=f"leaving_{stage}")
             m.d.sync += later.eq(states[-1])
@@ -182,6 +185,7 @@ class Decoder(wiring.Component):
             rows.i.valid.eq(states[-1].valid),
             rows.i.p.row.eq(widen.o_row),
             rows.i.p.error.eq(states[-1].error),
+            rows.i.p.spoiled.eq(states[-1].spoiled),
         ]
         return m
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..numeric.counter_rng_model import random_rows
+from .formats import ROW_NUMBERS
 
 
 __all__ = [
@@ -101,7 +102,7 @@ class Values:
 
 def from_rows(mantissa, exponent, mantissa_bits):
     """Rows of block floating point: int16 (rows, n), uint8 (rows)."""
-    mag = np.abs(mantissa.astype(np.int64))
+    mag = np.minimum(np.abs(mantissa.astype(np.int64)), (1 << mantissa_bits - 1) - 1)
     bad = exponent == NONFINITE
     mag[bad] = 0
     lsb = exponent.astype(np.int32)[..., None] - (mantissa_bits - 2)
@@ -181,9 +182,9 @@ def to_rows(values, mantissa_bits):
 
 def encode_random(key, rows, n):
     """Random bits that encoding takes for ``rows``; ``key`` is (seed, step, layer)."""
-    return random_rows(*key, rows + ENCODE_STREAM, n, RANDOM_BITS).astype(np.int64)
+    return random_rows(*key, rows % ROW_NUMBERS + ENCODE_STREAM, n, RANDOM_BITS).astype(np.int64)
 
 
 def decode_random(key, rows, n):
     """Random bits that decoding takes for ``rows``."""
-    return random_rows(*key, rows + DECODE_STREAM, n, RANDOM_BITS).astype(np.int64)
+    return random_rows(*key, rows % ROW_NUMBERS + DECODE_STREAM, n, RANDOM_BITS).astype(np.int64)

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 
 
-__all__ = ["BLOCKS", "GROUP", "HIGH_BITS", "INDEX_BITS", "KINDS", "SLOTS", "Format",
-           "FormatError", "Kind", "from_tag", "piece_granules"]
+__all__ = ["BLOCKS", "GROUP", "HIGH_BITS", "INDEX_BITS", "KINDS", "READ_BEATS", "ROW_NUMBERS",
+           "SLOTS", "WRITE_BEATS", "Format", "FormatError", "Kind", "from_tag", "piece_granules"]
 
 #: Values of a block.
 BLOCKS = (16, 32, 64, 128)
@@ -18,6 +18,12 @@ GROUP = 16
 #: Bits of an outlier's position in its block, and of its second mantissa.
 INDEX_BITS = 7
 HIGH_BITS = 3
+#: Numbers of rows, the key of random bits, are modulo this.
+ROW_NUMBERS = 1 << 38
+#: Beats of a run that are written at a time, and that are read at a time where its length depends
+#: on the values.
+WRITE_BEATS = 16
+READ_BEATS = 4
 #: Table slots of the non-uniform format and the magnitude bits of their codes.
 SLOTS = {"lite": 3, "normal": 2, "aggressive": 1}
 

@@ -100,8 +100,8 @@ class _Cursor:
 def deserialise(entry, granules, first, blocks, rows, n):
     """Read ``blocks`` blocks of ``rows`` rows from ``granules`` (count, n), granule ``first`` on.
 
-    Several blocks must be of a format that does not pack. Returns prefixes, codes, the bitmaps and
-    the place behind; ``None`` if the bits end before.
+    Several blocks must be of a format that does not pack. Returns prefixes, codes, the bitmaps, the
+    place of the last row and the place behind; ``None`` if the bits end before.
     """
     stride = entry.granules(rows, n)[0]
     cursor = _Cursor(granules, first, stride, blocks, n)
@@ -112,6 +112,7 @@ def deserialise(entry, granules, first, blocks, rows, n):
     held = np.zeros(0, np.int64)
     try:
         for row in range(rows):
+            last = cursor.at
             if row == 0 or (entry.hierarchical and row % (GROUP // n) == 0):
                 prefixes.append(cursor.fields(entry.fields, 8 * (row == 0),
                                               entry.prefix_granules(row == 0, n)))
@@ -126,4 +127,5 @@ def deserialise(entry, granules, first, blocks, rows, n):
                 codes[:, row] = np.einsum("k,bkj->bj", weights, cursor.take(entry.planes))
     except _Short:
         return None
-    return prefixes, codes, keep, cursor.at + (blocks - 1) * stride
+    before = (blocks - 1) * stride
+    return prefixes, codes, keep, before + last, before + cursor.at

@@ -111,9 +111,11 @@ class Measure(wiring.Component):
         for k, mantissa in enumerate(row.mantissa):
             negative = mantissa[-1]
             magnitude = (mantissa ^ negative.replicate(config.mantissa_bits)) + negative
-            shift = MAGNITUDE_BITS - (config.mantissa_bits - 1)
+            width = config.mantissa_bits - 1
+            # The lowest mantissa has no magnitude of its own.
+            limited = magnitude[:width] | magnitude[width].replicate(width)
             m.d.sync += [
-                read.mag[k].eq(magnitude[:config.mantissa_bits - 1] << shift),
+                read.mag[k].eq(limited << MAGNITUDE_BITS - width),
                 read.neg[k].eq(negative),
             ]
             with m.If((negative & info.positive) | bad):

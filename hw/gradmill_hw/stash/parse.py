@@ -23,11 +23,13 @@ class View(data.StructLayout):
         Granules, W = ``piece_granules(n)``; undefined behind the end of the run.
     left : range(W + 1)
         Granules up to the end of the run, or W.
+    spoiled : 1
+        Some of the bits are not those of the run.
     """
 
     def __init__(self, n):
         most = piece_granules(n)
-        super().__init__({"bits": most * n, "left": range(most + 1)})
+        super().__init__({"bits": most * n, "left": range(most + 1), "spoiled": 1})
 
 
 class ParsedRow(data.StructLayout):

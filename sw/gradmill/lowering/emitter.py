@@ -24,13 +24,15 @@ class Emitter:
     -------
     place : (int, int)
         Element number and base register of the random numbers of the sub-minibatch at hand.
+    numbers : (int, int)
+        The same for the stash, whose base register counts virtual minibatches.
     """
 
     def __init__(self, buffers, *, narrow=False, stochastic=False):
         self.buffers, self.narrow, self.stochastic = buffers, narrow, stochastic
         self.config, self.part = buffers.config, buffers.part
         self.code = []
-        self.place = 0, 0
+        self.place = self.numbers = 0, 0
         self._products = self._updates = 0
 
     # one instruction each -------------------------------------------------------------------
@@ -40,12 +42,12 @@ class Emitter:
         self.code.append((Opcode.VECTOR, {"rows": rows, "blocks": count, "cols": cols, "a_step": 1,
                                           "b_step": 1, **fields}))
 
-    def transfer(self, opcode, kind, cls, matrix, mem, mem_stride, *, mem_base=0):
+    def transfer(self, opcode, kind, cls, matrix, mem, mem_stride, *, mem_base=0, **coding):
         """Column blocks of ``matrix`` to or from memory."""
         self.code.append((opcode, {
             "tier": 0, "kind": kind, "cls": cls, "run": matrix.rows, "count0": matrix.blocks,
             "count1": 1, "count2": 1, "mem": mem, "mem_base": mem_base, "mem_stride0": mem_stride,
-            "row_stride0": matrix.stride, "op0": matrix.base}))
+            "row_stride0": matrix.stride, "op0": matrix.base, **coding}))
 
     def region(self, opcode, cls, matrix, region, first_block=0):
         """``matrix`` to or from column blocks of ``region`` in near memory."""
@@ -65,6 +67,12 @@ class Emitter:
         if not self.stochastic:
             return {"layer": s}
         return {"layer": s, "stochastic": 1, "mem": self.place[0], "mem_base": self.place[1]}
+
+    def row_numbers(self, s):
+        """Fields for random bits of the stash of the input of stage ``s``."""
+        number, register = self.numbers
+        return {"layer": s, "stochastic": 1, "op1": number & 0xffff, "op3": number >> 16 & 0xff,
+                "op2": number >> 24 & 0xffff, "op2_base": register}
 
     def panel(self):
         """The next of the two product panels."""

@@ -44,12 +44,12 @@ def _transfer(f, config):
     start = f["mem"]
     kind = Kind(f["kind"])
     last = sum((f[f"count{d}"] - 1) * f[f"mem_stride{d}"] for d in range(3))
-    end = start + last + config.run_bytes(kind.name.lower(), f["run"])
+    end = start + last + config.run_bytes(kind.name.lower(), f["run"], f["codec"])
     return _HOME[kind], rows, [] if f["mem_base"] else [(f["tier"], start, end)]
 
 
 def _copy(f, config):
-    size = config.run_bytes(Kind(f["kind"]).name.lower(), f["run"])
+    size = config.run_bytes(Kind(f["kind"]).name.lower(), f["run"], f["codec"])
     ends = [(f[tier], f[start], f[start] + (f["count"] - 1) * f[f"{start}_stride"] + size)
             for tier, start in (("tier", "mem"), ("target_tier", "target"))]
     return [] if f["mem_base"] else ends[:1], ends[1:]

@@ -8,7 +8,7 @@ from gradmill_hw.config import ConfigError
 from gradmill_hw.isa import Kind
 
 
-__all__ = ["Arena", "Matrix", "Region", "blocks", "pack_rows", "unpack_rows"]
+__all__ = ["Arena", "Matrix", "Region", "blocks", "pack_batches", "pack_rows", "unpack_rows"]
 
 
 def blocks(count, n):
@@ -119,6 +119,20 @@ def pack_rows(values, config):
     out = np.zeros((*lead, width // n, config.run_bytes(kind, rows)), np.uint8)
     out[..., :raw.shape[-1]] = raw
     return out
+
+
+def pack_batches(values, sub, config):
+    """``(batches, samples, cols)`` to bytes ``(batches, nbytes)``: whole sub-minibatches of ``sub``
+    samples, then the short one."""
+    batches, samples, cols = values.shape
+    whole = samples // sub * sub
+    parts = []
+    if whole:
+        split = values[:, :whole].reshape(batches, -1, sub, cols)
+        parts.append(pack_rows(split, config).reshape(batches, -1))
+    if whole < samples:
+        parts.append(pack_rows(values[:, whole:], config).reshape(batches, -1))
+    return np.concatenate(parts, axis=1)
 
 
 def unpack_rows(raw, rows, cols, config):

@@ -75,6 +75,11 @@ class Lowering:
         Of the trainer.
     narrow, stochastic : bool
         See :class:`Emitter`.
+
+    Members
+    -------
+    stashes : list of StashPlaces
+        What each tile stashes; empty: nothing. Set before the first training program.
     """
 
     def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, narrow=False,
@@ -85,6 +90,7 @@ class Lowering:
         self._order = tuple(order)
         parts = [Part(tuple(stages), first, last) for first, last in spans]
         self.sets = _sets(self._order, len(parts))
+        self.stashes = []
         self.buffers = [TileBuffers(config, part, sub, sets=sets, targets=isinstance(loss, MSE))
                         for part, sets in zip(parts, self.sets, strict=True)]
 
@@ -111,7 +117,7 @@ class Lowering:
         batch = self.batch("predict", size)
         tiles = range(len(self.buffers))
         order = [(t, "F", j) for j in range(len(batch.rows)) for t in tiles]
-        return self._programs(order, batch, 1, (0, 0, 0, 0), _Predict)
+        return self._programs(order, batch, 1, (0,) * 5, _Predict)
 
     def train(self, size, count, strides, regions, result):
         """``count`` virtual minibatches of ``size`` samples, each with its update.
@@ -127,7 +133,7 @@ class Lowering:
         """
         batch = self.batch("train", size)
         order = [step for step in self._order if step[2] < len(batch.rows)]
-        steps = (*strides, result.stride, RANDOM_STEP)
+        steps = (*strides, result.stride, RANDOM_STEP, 1)
         return self._programs(order, batch, count, steps, TrainTile, self.loss, self.optimizer,
                               regions, result)
 
@@ -149,6 +155,8 @@ class Lowering:
         """Instructions of each tile for one virtual minibatch."""
         tiles = [kind(Emitter(buffers, **self._rounding), batch, bases, *rest)
                  for buffers in self.buffers]
+        for tile, stash in zip(tiles, self.stashes if kind is TrainTile else (), strict=False):
+            tile.stash = stash
         for t, operation, j in order:
             tiles[t].run(operation, j)
             if operation == "F" and t + 1 < len(tiles):
@@ -194,12 +202,15 @@ class _Tile:
     def __init__(self, emit, batch, bases):
         self.emit, self.batch, self.bases = emit, batch, bases
         self.part, self.buffers = emit.part, emit.buffers
+        self.stash = None
         self._loaded = 0
 
     def run(self, operation, j):
         """Append the instructions of one operation, ``"F"``, ``"B"`` or ``"W"``."""
         element, register = self.bases.random
         self.emit.place = element + j * self.buffers.random_rows, register
+        batch, register = self.bases.batches
+        self.emit.numbers = (batch << 24) + j * self.buffers.random_rows, register
         getattr(self, _METHODS[operation])(j)
 
     def _set(self, j):
@@ -247,6 +258,8 @@ class _Tile:
             emit.quantise_samples(self._in_turn(self.buffers.samples, j), k, m)
         for s in self.part.numbers:
             emit.forward(s, k, j % 2, m, **options)
+            if self.stash is not None:
+                self.stash.store(emit, s, k, m)
         return start
 
 
@@ -303,6 +316,9 @@ class TrainTile(_Tile):
         m, (k, kd) = self.batch.rows[j], self._set(j)
         first, last = j == 0, j == len(self.batch.rows) - 1
         start = len(self.emit.code)
+        if self.stash is not None:
+            for s in reversed(self.part.numbers):
+                self.stash.load(self.emit, s, k, m)
         for s in reversed(self.part.numbers):
             self.emit.bias_gradient(s, kd, m, first=first)
             if self.part.begins and s:

@@ -10,10 +10,10 @@ from .synchronise import Synchroniser
 
 __all__ = ["Bases", "Loop", "assemble", "iterations"]
 
-#: Argument registers: samples, labels or outputs, losses, random numbers.
-_ARGUMENTS = (1, 2, 3, 4)
+#: Argument registers: samples, labels or outputs, losses, random numbers, virtual minibatches.
+_ARGUMENTS = (1, 2, 3, 4, 5)
 #: Base registers at rest, one for each argument, and those that advance with the loop.
-_AT_REST, _ADVANCING = (1, 2, 3, 4), (5, 6, 7, 8)
+_AT_REST, _ADVANCING = (1, 2, 3, 4, 5), (6, 7, 8, 9, 10)
 #: Equal iterations beyond this many become a hardware loop: the first differs in its
 #: predecessor, the last two in their successor.
 _UNROLLED = 4
@@ -25,7 +25,7 @@ class Bases:
 
     Parameters
     ----------
-    data, labels, losses, random : (int, int)
+    data, labels, losses, random, batches : (int, int)
         Offset of the iteration, and base register that it is added to.
     """
 
@@ -33,6 +33,7 @@ class Bases:
     labels: tuple
     losses: tuple
     random: tuple
+    batches: tuple
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Loop:
 
 def iterations(code, count, steps):
     """Segments of a program that runs ``code(bases)`` ``count`` times, memory advancing by
-    ``steps`` bytes (the last: random numbers); a loop where that is shorter."""
+    ``steps`` bytes (the last two: random numbers, virtual minibatches); a loop where that is
+    shorter."""
     looped = range(1, count - 2) if count > _UNROLLED else range(0)
     segments = []
     for v in range(count):
