@@ -9,7 +9,8 @@ from gradmill_hw.isa import Class, Kind
 from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from .data import check_inputs, check_targets, epoch_order, one_hot, positive
+from .data import (check_inputs, check_targets, epoch_order, minibatch_sizes, one_hot,
+                   positive)
 from .lowering.layout import Region, blocks, pack_rows, unpack_rows
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
@@ -92,11 +93,8 @@ class Trainer:
             raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
         if rounding not in _ROUNDING:
             raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
-        self.virtual_minibatch = positive("virtual_minibatch", virtual_minibatch)
-        self.sub_minibatch = positive("sub_minibatch", sub_minibatch)
-        if self.sub_minibatch > self.virtual_minibatch:
-            raise ValueError(f"sub_minibatch={sub_minibatch} is larger than virtual_minibatch="
-                             f"{virtual_minibatch}; use 1 <= sub_minibatch <= virtual_minibatch")
+        self.virtual_minibatch, self.sub_minibatch = minibatch_sizes(virtual_minibatch,
+                                                                     sub_minibatch)
         self.model, self.device, self.optimizer = model, device, optimizer
         self.level1, self.rounding, self.seed = level1, rounding, seed
         self.epoch = self.step = 0
