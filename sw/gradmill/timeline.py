@@ -1,8 +1,9 @@
 """What every unit of every tile did, cycle by cycle, from the activity that the RTL reports."""
 
 import json
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class Work(StrEnum):
 @dataclass(frozen=True)
 class Span:
     """One instruction in execution: taken by its unit at ``start``, completed at ``end``; then the
-    sets of activations that its tile keeps change by ``sets``."""
+    sets of activations that its tile keeps change by ``sets``. ``sub`` is the sub-minibatch of a
+    product of a training program, counted from the start of the record; -1 for others."""
 
     tile:   int
     queue:  Queue
@@ -38,6 +40,7 @@ class Span:
     end:    int
     work:   Work
     sets:   int
+    sub:    int = -1
 
 
 def _work(opcode, fields):
@@ -136,7 +139,8 @@ class Timeline:
                    for tile, queue in sorted({(span.tile, span.queue) for span in self.spans})]
         events += [{"ph": "X", "pid": span.tile, "tid": int(span.queue), "ts": span.start,
                     "dur": span.end - span.start, "name": f"{span.opcode.name} {span.layer}",
-                    "args": {"work": span.work, "sets": span.sets}} for span in self.spans]
+                    "args": {"work": span.work, "sets": span.sets, "sub": span.sub}}
+                   for span in self.spans]
         path = Path(path)
         path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
         return path
@@ -151,7 +155,8 @@ def read_trace(path):
             opcode, layer = event["name"].split()
             spans.append(Span(event["pid"], Queue(event["tid"]), Opcode[opcode], int(layer),
                               event["ts"], event["ts"] + event["dur"],
-                              Work(event["args"]["work"]), event["args"]["sets"]))
+                              Work(event["args"]["work"]), event["args"]["sets"],
+                              event["args"]["sub"]))
     return Timeline(range(sum(event["name"] == "process_name" for event in events)), spans)
 
 
@@ -207,6 +212,32 @@ def _ramp(intervals, first, last):
     return [*cycles, last], [*points, total]
 
 
+def _numbered(spans):
+    """``spans`` with the sub-minibatches of products: a forward pass begins with a product that
+    holds a set, weight gradients end with one that releases it, and all data gradients of a tile
+    have equally many products."""
+    held, released, back = Counter(), Counter(), Counter()
+    holds = Counter(span.tile for span in spans if span.sets > 0)
+    products = Counter(span.tile for span in spans if span.queue is Queue.MATRIX
+                       and span.work is Work.DATA_GRADIENT)
+    for span in spans:
+        tile = span.tile
+        if span.queue is not Queue.MATRIX or not holds[tile]:
+            yield span
+            continue
+        if span.work is Work.FORWARD:
+            held[tile] += span.sets > 0
+            sub = held[tile] - 1
+        elif span.work is Work.WEIGHT_GRADIENT:
+            sub = released[tile]
+            released[tile] += span.sets < 0
+        else:
+            each, rest = divmod(products[tile], holds[tile])
+            sub = -1 if rest else back[tile] // each
+            back[tile] += 1
+        yield replace(span, sub=sub)
+
+
 @contextmanager
 def record(device):
     """Record a :class:`Timeline` of everything that ``device`` (simulated RTL) runs inside the
@@ -222,4 +253,4 @@ def record(device):
     finally:
         device.record_activity(False)
         device.on_run = None
-        timeline.spans.extend(recorder.spans())
+        timeline.spans.extend(_numbered(list(recorder.spans())))

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from gradmill_hw.isa import Class, Kind
+from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .data import (check_inputs, check_targets, epoch_order, minibatch_sizes, one_hot,
                    positive)
-from .lowering.layout import Region, blocks, pack_rows, unpack_rows
+from .lowering.layout import blocks, pack_rows, parameter_regions, place_region, unpack_rows
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
 from .nn import MSE, SGD, CrossEntropy, Sequential
@@ -115,21 +115,14 @@ class Trainer:
 
     def _place_parameters(self):
         """Regions of master weights and momentum in near memory."""
-        self._regions = {}
-        for s, stage in enumerate(self.model.stages):
-            shapes = {"weight": (stage.linear.outputs, stage.linear.inputs)}
-            if stage.linear.bias:
-                shapes["bias"] = (1, stage.linear.outputs)
-            kinds = ("", "_momentum") if self.optimizer.momentum else ("",)
-            self._regions[s] = {name + kind: self._region(f"{name}{kind} {s}", *shape)
-                                for name, shape in shapes.items() for kind in kinds}
-        self._losses_at = self._region("losses", 1, self.device.config.n, _AT_ONCE)
-
-    def _region(self, owner, rows, cols, copies=1):
-        config = self.device.config
-        nbytes = blocks(cols, config.n) * config.run_bytes("fp32", rows)
-        return Region(self.device.heap.allocate(copies * nbytes, owner), Kind.FP32, rows, cols,
-                      config)
+        heap, config = self.device.heap, self.device.config
+        self._regions = {s: parameter_regions(
+            stage, config, self.optimizer.momentum,
+            lambda name, nbytes, s=s: heap.allocate(nbytes, f"{name} {s}"))
+            for s, stage in enumerate(self.model.stages)}
+        self._losses_at = place_region(1, config.n, config,
+                                       lambda nbytes: heap.allocate(nbytes, "losses"),
+                                       copies=_AT_ONCE)
 
     def _write_region(self, region, values, cls):
         packed = pack_rows(np.ascontiguousarray(values, np.float32)
