@@ -69,7 +69,7 @@ def _check(layers, config, tiles, schedule):
 
 
 def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured):
-    """With as many activation sets as fit, by halves; :class:`ConfigError` if one does not."""
+    """With as many activation sets as fit; :class:`ConfigError` if not even one does."""
     size, sub = sizes
     if tiles == 1 and measured is None:
         made = _alone(model, size, sub)
@@ -96,7 +96,7 @@ def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured):
                 raise
         else:
             return made
-        most = min(most, max(made.sets)) // 2 or 1
+        most = max(1, min(most, max(made.sets)) - 1)
 
 
 def _alone(model, size, sub):

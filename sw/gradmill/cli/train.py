@@ -86,7 +86,8 @@ def train(
                           momentum=momentum)
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
-        how = {"level1": level1, "rounding": rounding, "seed": seed, "schedule": schedule}
+        how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
+               "schedule": schedule}
 
         started = time.perf_counter()
         with open_device(device.value, sizes, **options) as machine:
@@ -140,7 +141,8 @@ def _write_timeline(path, timeline, report):
 
 def _trainer(job, machine, settings, how, folder):
     if folder:
-        return Trainer.load(folder / "checkpoint", machine, schedule=how["schedule"])
+        return Trainer.load(folder / "checkpoint", machine, tiles=how["tiles"],
+                            schedule=how["schedule"])
     return Trainer(job.model, machine, loss=CrossEntropy(),
                    optimizer=SGD(lr=settings["lr"], momentum=settings["momentum"]),
                    virtual_minibatch=settings["virtual_minibatch"],

@@ -44,9 +44,8 @@ def _draw_learning(axes, report):
     left.legend()
     accuracy = [100 * entry["accuracy"] for entry in report["validation"]]
     right.plot(epochs, accuracy, marker="o", ms=3.5, color=WORK_COLOURS["weight gradient"])
-    right.annotate(f"{accuracy[-1]:.1f} %", (epochs[-1], accuracy[-1]), (0, -14),
-                   textcoords="offset points", ha="right", weight="bold")
-    right.set(title="Accuracy on the test samples", xlabel="epoch", ylabel="%")
+    right.set(title=f"Accuracy on the test samples: {accuracy[-1]:.1f} % at the end",
+              xlabel="epoch", ylabel="%")
     for part in axes:
         part.xaxis.get_major_locator().set_params(integer=True)
 
@@ -94,8 +93,8 @@ def legend(axes, names):
 def stages(timeline, count):
     """Passes on the matrix unit of every tile over all recorded virtual minibatches."""
     starts = timeline.starts(count)
-    first, last = starts[0], max(span.end for span in timeline.spans)
     lanes = [operations(_of(timeline, tile, Queue.MATRIX)) for tile in timeline.tiles]
+    first, last = starts[0], max(end for lane in lanes for *_, end in lane)
     with drawing(_WIDE, 0.75 + 0.42 * len(lanes)) as (figure, axes):
         draw_stages(axes, lanes, first, last, count)
         for number, start in enumerate(starts):
@@ -176,7 +175,7 @@ def stash(timeline, tiles, bounds, first):
             axes.text(last - first, bound, f"bound {bound}", color="#c8453b", fontsize=7.5,
                       ha="right", va="bottom")
             axes.set(title=f"tile {tile}", xlim=(0, last - first), ylim=(0, top * 1.08))
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
             axes.xaxis.get_major_locator().set_params(nbins=4)
             axes.yaxis.get_major_locator().set_params(integer=True)
         row[0][0].set_ylabel("sets kept")

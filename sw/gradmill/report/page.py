@@ -57,6 +57,7 @@ def _derived(report):
         "cycles": cycles, "kind": kind,
         "speedup": gain[f"{kind}_over_one_tile_predicted"], "gain": gain,
         "error": cycles["predicted"] / measured - 1 if measured else None,
+        "gradients": sum(sum(entries["gradient"].values()) for entries in report["bytes"].values()),
         "units": list(pipeline["tiles"][0]["units"]),
         "traffic": [(tier, name, entry) for tier, entries in report["bytes"].items()
                     for name, entry in entries.items()
