@@ -19,7 +19,8 @@ from gradmill_hw.regs import COUNTERS, Tier
 FIELDS = {
     "task", "device", "config", "seed", "settings", "epochs", "train_loss", "test_loss",
     "test_accuracy", "validation", "cycles", "macs", "utilisation", "bytes", "host_bytes",
-    "counters", "pipeline", "build_seconds", "wall_seconds", "cycles_per_second", "bit_exact_to_emulator",
+    "counters", "pipeline", "build_seconds", "wall_seconds", "cycles_per_second",
+    "bit_exact_to_emulator",
 }
 
 

@@ -40,7 +40,7 @@ def _read(path):
         report = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ReportError(f"{path} is not JSON ({error}): {advice}") from None
-    if "tiles" not in report.get("pipeline", {}):
+    if not isinstance(report, dict) or "tiles" not in report.get("pipeline", {}):
         raise ReportError(f"{path} does not say what each tile did: train again, older versions "
                           "did not record it")
     return report
