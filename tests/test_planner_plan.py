@@ -39,6 +39,14 @@ def test_a_plan_holds_together(name, size, sub):
         list(stage) for stage in made.partition.stages]
 
 
+def test_the_first_tile_sends_no_gradient():
+    """What it spends on data gradients counts as part of the weight gradients: nobody waits."""
+    layers = [LayerProfile(100, 60 * (k > 0), 90, 10, 16, 16) for k in range(4)]
+    made = make_plan(Profile(layers, 16), 2, virtual_minibatch=64, sub_minibatch=16)
+    assert made.spans == ((0, 1), (2, 3))
+    assert made.costs.backward == (0, 120) and made.costs.weight == (240, 180)
+
+
 def test_more_tiles_are_faster_and_one_tile_never_waits():
     cycles = [make_plan(profile(), tiles, virtual_minibatch=256, sub_minibatch=16).cycles
               for tiles in (1, 2, 4)]

@@ -92,7 +92,12 @@ def test_predictions_are_those_of_the_programs_that_run():
                 for count in (2, 6))
         expected = forecast(trainer.plan, job.model, config, loss, optimizer)
         assert expected.cycles == (many - few) / 4
-        assert expected.memory == [buffers.usage() for buffers in trainer._lowering.buffers]
+        for memory, buffers in zip(expected.memory, trainer._lowering.buffers, strict=True):
+            matrices = [buffers.weight, *buffers.x, *buffers.dy]
+            rows = sum(matrix.extent for each in matrices for matrix in each.values())
+            rows += sum(matrix.extent for matrix in (*buffers.sent, *buffers.returned))
+            assert memory["tensor"] == (rows, config.tensor_rows)
+            assert memory["acc"][1] == config.acc_rows and memory["mask"][1] == config.mask_rows
         assert len(expected.busy) == tiles and 0 < expected.busy[0]["matrix"] < 1
         if tiles == 1:
             assert one_tile_cycles(job.model, CHAIN, loss, optimizer, **sizes) == expected.cycles
