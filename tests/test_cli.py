@@ -104,14 +104,15 @@ def test_resume_continues_an_interrupted_run(tmp_path):
                                         validation_data=(job.x_test, job.y_test),
                                         checkpoint=tmp_path / "cut" / "checkpoint",
                                         checkpoint_every=1)
-    _train(tmp_path / "cut", "--resume")
+    _train(tmp_path / "cut", "--resume", "--lr", 0.5)
     arrays, state = read_checkpoint(tmp_path / "cut" / "checkpoint")
     expected, expected_state = read_checkpoint(tmp_path / "whole" / "checkpoint")
     assert state == expected_state
     assert all(arrays[name].tobytes() == expected[name].tobytes() for name in expected)
     whole, cut = (json.loads((tmp_path / name / "report.json").read_text())
                   for name in ("whole", "cut"))
-    assert all(whole[name] == cut[name] for name in ("epochs", "train_loss", "validation"))
+    assert all(whole[name] == cut[name] for name in ("epochs", "train_loss", "validation",
+                                                     "settings")), "as in the checkpoint"
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -62,9 +62,10 @@ def plan(
             measured = profile(job.model, sizes, settings["sub_minibatch"], loss, optimizer)
             made = make_plan(job.model, sizes, tiles=1, loss=loss, optimizer=optimizer,
                              measured=measured, **amounts)
-        expected = forecast(made, job.model, sizes, loss, optimizer)
-        alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
-            job.model, sizes, loss, optimizer, **amounts)
+        with console.status("writing the programs and predicting their cycles"):
+            expected = forecast(made, job.model, sizes, loss, optimizer)
+            alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
+                job.model, sizes, loss, optimizer, **amounts)
         console.print(_stages(made, job.model, expected))
         console.print(_costs(made, expected))
         console.print(_totals(made, expected, alone))

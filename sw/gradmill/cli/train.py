@@ -95,9 +95,11 @@ def train(
             trainer = _trainer(job, machine, settings, how, resume and out)
             timeline = _fit(trainer, job, settings, out, resume, f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
+            with console.status("predicting cycles"):
+                results = _results(trainer, timeline)
             report = {
                 "task": task, "device": device.value, "seed": seed, "epochs": trainer.epoch,
-                "settings": settings | _settings(trainer), **_results(trainer, timeline),
+                "settings": settings | _settings(trainer), **results,
                 "build_seconds": ready - started, "wall_seconds": seconds,
                 "cycles_per_second": machine.counters()["cycles"] / seconds,
                 "bit_exact_to_emulator": None,
