@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import gradmill as gm
 from gradmill.cli import app
 from gradmill.datasets import TASKS, Task
 from gradmill.forecast import forecast, one_tile_cycles
-from gradmill.report import write_page
+from gradmill.report import page, write_page
 from gradmill.report.data import speedup
 from gradmill.timeline import read_trace
 from gradmill_hw.config import CONFIGS, SIM
@@ -59,8 +60,8 @@ def simulated(tmp_path_factory):
 
 def _words(folder):
     """The page without its markup."""
-    page = re.sub("<style.*?</style>", "", (folder / "report.html").read_text(), flags=re.DOTALL)
-    return " ".join(re.sub("<[^>]*>", " ", page).split())
+    text = re.sub("<style.*?</style>", "", (folder / "report.html").read_text(), flags=re.DOTALL)
+    return " ".join(re.sub("<[^>]*>", " ", text).split())
 
 
 # report.json --------------------------------------------------------------------------------------
@@ -137,11 +138,11 @@ def test_a_run_on_the_rtl_is_measured(simulated):
 # report.html --------------------------------------------------------------------------------------
 
 def test_a_page_stands_alone(emulated):
-    page = (emulated[0] / "report.html").read_text()
-    assert "<script" not in page and "@import" not in page
-    assert not re.findall(r"url\((?!#)", page)
-    assert not re.findall(r'(?:src|href)="(?!#)', page)
-    assert not [name for name in FIGURES if f'id="figure-{name}"' in page
+    text = (emulated[0] / "report.html").read_text()
+    assert "<script" not in text and "@import" not in text
+    assert not re.findall(r"url\((?!#)", text)
+    assert not re.findall(r'(?:src|href)="(?!#)', text)
+    assert not [name for name in FIGURES if f'id="figure-{name}"' in text
                 and name not in ("learning", "traffic")], "what needs a clock is left out"
     assert "The emulator has no clock: train with" in _words(emulated[0])
 
@@ -149,8 +150,8 @@ def test_a_page_stands_alone(emulated):
 def test_what_comes_from_outside_is_escaped(emulated, tmp_path):
     report = emulated[1] | {"task": "<b>&</b>"}
     (tmp_path / "report.json").write_text(json.dumps(report))
-    page = write_page(tmp_path).read_text()
-    assert "<b>&</b>" not in page and "&lt;b&gt;&amp;&lt;/b&gt;" in page
+    text = write_page(tmp_path).read_text()
+    assert "<b>&</b>" not in text and "&lt;b&gt;&amp;&lt;/b&gt;" in text
 
 
 def test_numbers_of_the_report_are_on_the_page(emulated):
@@ -195,6 +196,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, content, words):
         (tmp_path / "report.json").write_text(content)
     assert re.search(words, _run("report", tmp_path, code=2))
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_what_a_page_needs_is_named(emulated, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    page._template.cache_clear()
+    assert f"need {missing}: pip install 'gradmill[train]'" in _run("report", emulated[0], code=2)
 
 
 # in a browser -------------------------------------------------------------------------------------

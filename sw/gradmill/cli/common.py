@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from gradmill_hw.config import CONFIGS, ConfigError, get_config
 from rich.console import Console
+from rich.markup import escape
 
 from ..checkpoint import CheckpointError
 from ..errors import GradmillError
@@ -77,5 +78,6 @@ def clear_errors():
     try:
         yield
     except (ConfigError, CheckpointError, GradmillError, ValueError) as error:
-        console.print(f"[red]{type(error).__name__}:[/red] {error}", highlight=False)
+        console.print(f"[red]{type(error).__name__}:[/red] {escape(str(error))}",
+                      highlight=False)
         raise typer.Exit(2) from None

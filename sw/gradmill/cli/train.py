@@ -203,7 +203,7 @@ def _summary(report, page):
         ("useful MACs", f"{report['macs']:,}"),
         ("utilisation", "" if utilisation is None else f"{utilisation:.1%} of n·n·tiles·cycles"),
         ("seconds", f"{report['wall_seconds']:.1f} (build {report['build_seconds']:.1f})"),
-        ("cycles per second", f"{report['cycles_per_second']:,.0f}"),
+        ("cycles per second", f"{report['cycles_per_second']:,.0f}" if report["cycles"] else ""),
         ("bit-exact to the emulator", {None: "not compared", True: "yes", False: "NO"}[
             report["bit_exact_to_emulator"]]),
     ):

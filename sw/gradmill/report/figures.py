@@ -5,7 +5,7 @@ import numpy as np
 from gradmill_hw.isa import Queue
 
 from ..timeline import Work
-from .style import CLASS_COLOURS, INK, MUTED, WORK_COLOURS, drawing, svg
+from .style import CLASS_COLOURS, INK, MUTED, WORK_COLOURS, drawing, needed, svg
 
 
 __all__ = ["array", "learning", "operations", "plot_history", "stages", "stash", "traffic", "units"]
@@ -83,11 +83,10 @@ def draw_stages(axes, lanes, first, last, count):
 
 def legend(axes, names):
     """What the colours mean, above the picture."""
-    from matplotlib.patches import Patch
-
-    axes.legend([Patch(color=WORK_COLOURS[work]) for work in names], list(names), ncols=len(names),
-                loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, handlelength=1,
-                handleheight=1)
+    patches = needed("matplotlib.patches")
+    axes.legend([patches.Patch(color=WORK_COLOURS[work]) for work in names], list(names),
+                ncols=len(names), loc="lower right", bbox_to_anchor=(1, 1), borderpad=0,
+                handlelength=1, handleheight=1)
 
 
 def stages(timeline, count):

@@ -4,19 +4,14 @@ import json
 from functools import cache
 from pathlib import Path
 
-from ..errors import GradmillError
 from ..timeline import read_trace
 from . import figures
-from .style import CLASS_COLOURS, WORK_COLOURS
+from .style import CLASS_COLOURS, WORK_COLOURS, ReportError, needed
 
 
-__all__ = ["ReportError", "write_page"]
+__all__ = ["write_page"]
 
 _HERE = Path(__file__).parent
-
-
-class ReportError(GradmillError):
-    """A folder is not that of a training run."""
 
 
 def write_page(directory):
@@ -85,10 +80,10 @@ def _pictures(report, timeline):
 
 @cache
 def _template():
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja2 = needed("jinja2")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value, digits=0: (
         "\N{EN DASH}" if value is None else f"{value:.{digits}%}")
     environment.filters["thousands"] = lambda value: (

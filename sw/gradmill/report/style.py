@@ -1,13 +1,17 @@
 """Colours and drawing style that all pictures share."""
 
 import io
+import logging
 import re
 from contextlib import contextmanager
+from importlib import import_module
 
+from ..errors import GradmillError
 from ..timeline import Work
 
 
-__all__ = ["CLASS_COLOURS", "INK", "MUTED", "WORK_COLOURS", "drawing", "svg"]
+__all__ = ["CLASS_COLOURS", "INK", "MUTED", "WORK_COLOURS", "ReportError", "drawing", "needed",
+           "svg"]
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e8ec"
 #: Forward, data gradient, weight gradient and update are told apart without red against green.
@@ -33,16 +37,24 @@ _STYLE = {
 }
 
 
+class ReportError(GradmillError):
+    """There is no run to report, or nothing to draw it with."""
+
+
+def needed(name):
+    """The module ``name``, which only pictures and pages need."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ReportError(f"pictures and pages need {name}: pip install 'gradmill[train]'") \
+            from None
+
+
 @contextmanager
 def drawing(width, height, rows=1, columns=1, **options):
     """``(figure, axes)`` in the common style, closed at the end; sizes in inches."""
-    import logging
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    needed("matplotlib").use("Agg")
+    plt = needed("matplotlib.pyplot")
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the next font will do
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained",
@@ -55,10 +67,8 @@ def drawing(width, height, rows=1, columns=1, **options):
 
 def svg(figure, name):
     """The figure as an ``<svg>`` element whose identifiers begin with ``name``."""
-    import matplotlib
-
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with needed("matplotlib").rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg"):]
