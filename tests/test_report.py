@@ -235,4 +235,7 @@ def test_a_browser_shows_the_page_of_the_rtl(simulated, tmp_path):
         assert {"tile 0", "tile 1", "tile 2"} <= set(pictures[name])
     assert {f"virtual minibatch {v}" for v in range(3)} <= set(pictures["stages"])
     assert pictures["units"].count("link in") == 3
+    period = simulated[1]["pipeline"]["cycles_per_virtual_minibatch"]["measured"]
+    ticks = [int(word.replace(",", "")) for word in pictures["units"] if word[0].isdecimal()]
+    assert 0.6 * period < max(ticks) <= period, "one virtual minibatch"
     assert "bound 5" in pictures["stash"]

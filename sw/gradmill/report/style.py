@@ -33,7 +33,7 @@ _STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
     "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8.5,
     "xtick.major.size": 0, "ytick.major.size": 0, "lines.linewidth": 1.8,
-    "svg.fonttype": "none", "savefig.facecolor": "none",
+    "svg.fonttype": "none", "svg.hashsalt": "gradmill", "savefig.facecolor": "none",
 }
 
 
