@@ -47,7 +47,7 @@ def _draw_learning(axes, report):
     right.set(title=f"Accuracy on the test samples: {accuracy[-1]:.1f} % at the end",
               xlabel="epoch", ylabel="%")
     for part in axes:
-        part.xaxis.get_major_locator().set_params(integer=True)
+        part.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def operations(spans):
