@@ -19,7 +19,8 @@ from gradmill_hw.regs import COUNTERS, Tier
 FIELDS = {
     "task", "device", "config", "seed", "settings", "epochs", "train_loss", "test_loss",
     "test_accuracy", "validation", "cycles", "macs", "utilisation", "bytes", "host_bytes",
-    "counters", "build_seconds", "wall_seconds", "cycles_per_second", "bit_exact_to_emulator",
+    "counters", "pipeline", "build_seconds", "wall_seconds", "cycles_per_second",
+    "bit_exact_to_emulator",
 }
 
 
@@ -64,7 +65,8 @@ def test_train_writes_report_plot_and_checkpoint(tmp_path):
     assert set(report["counters"]) == {counter.name for counter in COUNTERS}
     assert (tmp_path / "run" / "training.png").read_bytes()[:4] == b"\x89PNG"
     assert read_checkpoint(tmp_path / "run" / "checkpoint")[1]["epoch"] == 1
-    assert "report.json" in text and "training.png" in text
+    assert "report.html" in text and (tmp_path / "run" / "report.html").is_file()
+    assert not (tmp_path / "run" / "timeline.json").exists(), "the emulator has no clock"
 
 
 def test_options_reach_the_trainer(tmp_path):
@@ -102,14 +104,15 @@ def test_resume_continues_an_interrupted_run(tmp_path):
                                         validation_data=(job.x_test, job.y_test),
                                         checkpoint=tmp_path / "cut" / "checkpoint",
                                         checkpoint_every=1)
-    _train(tmp_path / "cut", "--resume")
+    _train(tmp_path / "cut", "--resume", "--lr", 0.5)
     arrays, state = read_checkpoint(tmp_path / "cut" / "checkpoint")
     expected, expected_state = read_checkpoint(tmp_path / "whole" / "checkpoint")
     assert state == expected_state
     assert all(arrays[name].tobytes() == expected[name].tobytes() for name in expected)
     whole, cut = (json.loads((tmp_path / name / "report.json").read_text())
                   for name in ("whole", "cut"))
-    assert all(whole[name] == cut[name] for name in ("epochs", "train_loss", "validation"))
+    assert all(whole[name] == cut[name] for name in ("epochs", "train_loss", "validation",
+                                                     "settings")), "as in the checkpoint"
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -117,7 +120,10 @@ def test_resume_continues_an_interrupted_run(tmp_path):
     (["--n", 5], "n=5 is not built: choose 4, 8, 16 or 32"),
     (["-B", 0], "virtual_minibatch=0"),
     (["-M", 0], "sub_minibatch=0; give an integer of at least 1"),
-    (["-M", 3000, "-B", 3000], "acc memory has .* sub_minibatch"),
+    (["-M", 3000, "-B", 3000], r"acc memory has .* What fits: tiles=1, sub_minibatch=\d+ \("),
+    (["-M", 9, "-B", 8], "sub_minibatch=9 is larger than virtual_minibatch=8"),
+    (["--tiles", 2], "tiles=2, but the network has only 1 Linear layers.* use tiles=1"),
+    (["--schedule", "gpipe"], "schedule='gpipe'; use one of sequential, 1f1b, zero-bubble"),
     (["--level1", "fp8"], "level1='fp8'; use one of fp32, bf16"),
     (["--lr", -1], "lr=-1.0; give a positive finite number"),
     (["--momentum", 1], "momentum=1.0"),
@@ -150,7 +156,8 @@ def test_info_lists_what_there_is():
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ([], ("train", "bench", "verilog", "info")),
+    ([], ("train", "plan", "report", "bench", "verilog", "info")),
+    (["plan"], ("--tiles", "--schedule", "--virtual-minibatch", "--out")),
     (["train"], ("--device", "--virtual-minibatch", "--resume", "--level1")),
     (["bench"], ("gemm",)),
 ])

@@ -297,6 +297,7 @@ def test_arena_hands_out_each_row_once(seed):
             best = [place for place in free if place >= 64 * bank] or free
             assert start == best[0]
             used |= set(range(start, start + rows))
+            assert arena.used == len(used)
     assert not free
 
 

@@ -172,6 +172,35 @@ def _timeless(device, tile):
     return {name: value for name, value in device.counters(tile).items() if name not in timing}
 
 
+# Memory -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("sizes", [{"mask_rows": 256}, {"tensor_rows": 512}], ids=str)
+def test_a_plan_has_the_sets_that_fit(sizes):
+    widths, size, sub = (9, 24, 24, 5), 96, 16
+    roomy, tight = SIM.replace(tiles=3), SIM.replace(tiles=3, **sizes)
+    plans = [plan(network(widths), config, virtual_minibatch=size, sub_minibatch=sub)
+             for config in (roomy, tight)]
+    assert max(plans[1].sets) < max(plans[0].sets) and plans[1].cycles > plans[0].cycles
+    results = []
+    for config in (roomy, tight):
+        with gm.open("emulator", config) as device:
+            results.append(train(device, widths, size, sub, 2 * size))
+    assert_same(*results)
+
+
+def test_what_does_not_fit_names_what_does():
+    sizes = {"virtual_minibatch": 96, "sub_minibatch": 16}
+    model = network((9, 24, 24, 5))
+    with pytest.raises(ConfigError, match=r"mask memory has 128 rows.* What fits: tiles=1, "):
+        plan(model, SIM.replace(tiles=3, mask_rows=128), **sizes)
+    tiny = SIM.replace(tiles=3, tensor_rows=256)
+    with pytest.raises(ConfigError, match=r"What fits: tiles=3, sub_minibatch=8 \(layer 0 | "):
+        plan(model, tiny, **sizes)
+    assert len(plan(model, tiny, virtual_minibatch=96, sub_minibatch=8).spans) == 3
+    with pytest.raises(ConfigError, match="Nothing near fits"):
+        plan(network((9, 2000, 5)), tiny, **sizes)
+
+
 # What is refused ----------------------------------------------------------------------------------
 
 def test_what_a_plan_refuses():

@@ -3,6 +3,8 @@
 The device on it is a small copy engine that can also misbehave, see :mod:`tests.copy_engine`.
 """
 
+import math
+import struct
 import threading
 from pathlib import Path
 
@@ -235,6 +237,20 @@ def test_waveform(board, tmp_path):
     text = (tmp_path / "wave.vcd").read_text()
     assert "m_axi_near_araddr" in text
     assert text.count("\n#") > 50
+
+
+def test_fst_waveform(board, tmp_path):
+    """The header of the file counts what is in it: cycles, scopes, variables, blocks of changes."""
+    if not build.fst_available():
+        pytest.skip("FST needs the headers of lz4 and zlib: install liblz4-dev and zlib1g-dev")
+    device = board(waveform=tmp_path / "wave.fst")
+    _copy(device, source=0, target=0, beats=4)
+    device.close()
+    kind, length, first, last, e, _, scopes, variables, _, changes = struct.unpack_from(
+        ">BQQQ8sQQQQQ", (tmp_path / "wave.fst").read_bytes())
+    assert (kind, length, first) == (0, 329, 0)
+    assert struct.unpack("=d", e)[0] == pytest.approx(math.e), "doubles are of this machine"
+    assert last > 50 and scopes >= 1 and variables > 20 and changes >= 1
 
 
 @pytest.mark.parametrize("options, message", [

@@ -5,7 +5,8 @@ import numpy as np
 from .nn import MSE
 
 
-__all__ = ["check_inputs", "check_targets", "epoch_order", "one_hot", "positive"]
+__all__ = ["check_inputs", "check_targets", "epoch_order", "minibatch_sizes", "one_hot",
+           "positive"]
 
 
 def positive(name, value):
@@ -13,6 +14,16 @@ def positive(name, value):
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name}={value!r}; give an integer of at least 1")
     return int(value)
+
+
+def minibatch_sizes(virtual_minibatch, sub_minibatch):
+    """B and M as ints, ``1 <= M <= B``."""
+    size = positive("virtual_minibatch", virtual_minibatch)
+    sub = positive("sub_minibatch", sub_minibatch)
+    if sub > size:
+        raise ValueError(f"sub_minibatch={sub} is larger than virtual_minibatch={size}; use "
+                         "1 <= sub_minibatch <= virtual_minibatch")
+    return size, sub
 
 
 def check_inputs(x, features):

@@ -1,77 +1,24 @@
-"""From a network and a device to a pipeline: which tile computes what, and in which order."""
-
-from dataclasses import dataclass, replace
-from functools import cached_property
+"""From a network and a device to a :class:`~gradmill.planner.Plan` that fits."""
 
 from gradmill_hw.config import ConfigError, get_config
 
-from .nn import SGD, CrossEntropy
-from .planner.costs import Costs
-from .planner.partition import partition
-from .planner.patterns import one_f_one_b, sequential
-from .planner.profile import Profile
-from .planner.schedule import OpKind, Schedule, global_order
-from .planner.search import zero_bubble
-from .planner.simulate import simulate
+from .data import minibatch_sizes
+from .lowering.buffers import Part, TileBuffers
+from .lowering.pipeline import Lowering
+from .nn import MSE, SGD, CrossEntropy
+from .planner import Costs, Partition, Plan, bound, make_plan, sequential
 from .profiler import profile
 
 
-__all__ = ["SCHEDULES", "Pipeline", "plan"]
+__all__ = ["SCHEDULES", "lower", "plan"]
 
 #: Schedules that drain at the end of a virtual minibatch, so that training is exact.
-SCHEDULES = {
-    "sequential":  lambda costs, m: sequential(costs.tiles, m),
-    "1f1b":        lambda costs, m: one_f_one_b(costs.tiles, m),
-    "zero-bubble": zero_bubble,
-}
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """What a trainer needs to know, and what to expect of it.
-
-    Members
-    -------
-    spans : tuple of (int, int)
-        First and last stage of the network on each tile.
-    schedule : Schedule
-        Operations of each tile for one virtual minibatch.
-    costs : Costs
-        Cycles of each tile that the schedule was made for.
-    profile : Profile or None
-        Cycles of each layer that the spans were made for; one tile needs none.
-    """
-
-    spans:    tuple
-    schedule: Schedule
-    costs:    Costs
-    profile:  Profile | None
-
-    @property
-    def order(self):
-        """``(tile, operation, sub-minibatch)`` in the order in which they are expected to end."""
-        simulation = simulate(self.schedule, self.costs)
-        operations = [(s, op) for s, op in global_order(self.schedule) if op.kind is not OpKind.U]
-        ends = [int(simulation.end[op.kind][op.virtual, s, op.sub]) for s, op in operations]
-        ordered = sorted(range(len(operations)), key=ends.__getitem__)
-        return [(operations[k][0], operations[k][1].kind.name, operations[k][1].sub)
-                for k in ordered]
-
-    @cached_property
-    def cycles(self):
-        """Cycles per virtual minibatch, expected in steady state."""
-        return simulate(self.schedule, self.costs, virtual=6).period
-
-    @property
-    def bubble(self):
-        """Share of the tiles' cycles in steady state in which a tile waits for another."""
-        work = sum(self.costs.work(self.schedule.sub_minibatches))
-        return 1 - work / (len(self.spans) * self.cycles)
+SCHEDULES = ("sequential", "1f1b", "zero-bubble")
 
 
 def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, schedule=None,
          loss=None, optimizer=None, measured=None):
-    """The :class:`Pipeline` for training ``model``.
+    """The fastest :class:`~gradmill.planner.Plan` for training ``model`` that fits the tiles.
 
     Parameters
     ----------
@@ -90,39 +37,88 @@ def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, s
         Costs of the layers; by default those of the cycle model.
     """
     config = get_config(config)
-    layers, most = len(model.stages), config.tiles
-    tiles = min(layers, most) if tiles is None else tiles
+    sizes = minibatch_sizes(virtual_minibatch, sub_minibatch)
+    layers = len(model.stages)
+    tiles = min(layers, config.tiles) if tiles is None else tiles
     schedule = schedule or ("zero-bubble" if tiles > 1 else "sequential")
+    _check(layers, config, tiles, schedule)
+    rest = (loss or CrossEntropy(), optimizer or SGD(lr=0.1, momentum=0.9), measured)
+    try:
+        return _plan(model, config, sizes, tiles, schedule, *rest)
+    except ConfigError as error:
+        found = _nearest(model, config, sizes, tiles, schedule, *rest)
+        raise ConfigError(f"{error}. {found}") from None
+
+
+def lower(made, model, config, loss, optimizer, **rounding):
+    """The :class:`Lowering` that puts a plan into practice."""
+    return Lowering(config, model.stages, made.spans, made.order, made.sub_minibatch, loss,
+                    optimizer, **rounding)
+
+
+def _check(layers, config, tiles, schedule):
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r}; use one of {', '.join(SCHEDULES)}")
+    most = config.tiles
     if not isinstance(tiles, int) or not 1 <= tiles <= most:
         raise ValueError(f"tiles={tiles!r}: configuration {config.name!r} has {most}; choose 1 to "
                          f"{min(layers, most)}, or a Config with more tiles")
     if tiles > layers:
         raise ConfigError(f"tiles={tiles}, but the network has only {layers} Linear layers, and a "
                           f"tile computes at least one; use tiles={layers} or fewer")
-    m = -(-virtual_minibatch // sub_minibatch)
+
+
+def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured):
+    """With as many activation sets as fit; :class:`ConfigError` if not even one does."""
+    size, sub = sizes
     if tiles == 1 and measured is None:
-        costs = Costs(forward=(1,), backward=(0,), weight=(1,))
-        return Pipeline(((0, layers - 1),), sequential(1, m), costs, None)
-    measured = measured or profile(model, config, sub_minibatch, loss or CrossEntropy(),
-                                   optimizer or SGD(lr=0.1, momentum=0.9))
-    stages = tuple(partition(measured, tiles, sub_minibatches=m).stages)
-    costs = _costs(measured, stages)
-    return Pipeline(stages, SCHEDULES[schedule](costs, m), costs, measured)
+        made = _alone(model, size, sub)
+        lower(made, model, config, loss, optimizer)
+        return made
+
+    def fits(first, last):
+        try:
+            TileBuffers(config, Part(tuple(model.stages), first, last), sub,
+                        targets=isinstance(loss, MSE))
+        except ConfigError:
+            return False
+        return True
+
+    measured = measured or profile(model, config, sub, loss, optimizer)
+    most = bound(schedule, 0, tiles)
+    while True:
+        made = make_plan(measured, tiles, schedule, virtual_minibatch=size, sub_minibatch=sub,
+                         fits=fits, most=most)
+        try:
+            lower(made, model, config, loss, optimizer)
+        except ConfigError:
+            if most == 1:
+                raise
+        else:
+            return made
+        most = max(1, min(most, max(made.sets)) - 1)
 
 
-def _costs(measured, stages):
-    """Cycles of each tile. The first one computes data gradients along with those of weights:
-    nobody waits for them."""
-    parts = [measured.layers[first:last + 1] for first, last in stages]
+def _alone(model, size, sub):
+    """One tile does everything in turn, whatever it costs."""
+    stages = Partition(((0, len(model.stages) - 1),), (1,), (2 * -(-size // sub),))
+    costs = Costs(forward=(1,), backward=(0,), weight=(1,))
+    return Plan(stages, costs, sequential(1, -(-size // sub)), size, sub, None)
 
-    def total(name):
-        return tuple(sum(getattr(layer, name) for layer in part) for part in parts)
 
-    rate = measured.link_bytes_per_cycle
-    costs = Costs(forward=total("forward"), backward=total("backward"), weight=total("weight"),
-                  update=total("update"), latency=measured.link_latency,
-                  transfer=tuple(round(part[-1].output_bytes / rate) for part in parts[:-1]))
-    return replace(costs, backward=(0, *costs.backward[1:]),
-                   weight=(costs.weight[0] + costs.backward[0], *costs.weight[1:]))
+def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured):
+    """What would fit instead, in words."""
+    size, sub = sizes
+    others = range(1, min(len(model.stages), config.tiles) + 1)
+    nearby = sorted(set(others) - {tiles}, key=lambda other: (abs(other - tiles), other))
+    tries = [(sub, other) for other in nearby]
+    while measured is None and sub > 1:  # a profile is of one size
+        sub //= 2
+        tries.append((sub, tiles))
+    for sub, other in tries:
+        try:
+            made = _plan(model, config, (size, sub), other, schedule, loss, optimizer, measured)
+        except ConfigError:
+            continue
+        return f"What fits: tiles={other}, sub_minibatch={sub} ({made.partition})"
+    return f"Nothing near fits a tile of configuration {config.name!r}: use larger memories"

@@ -1,11 +1,9 @@
 """What each layer of a network costs on one tile: by the cycle model, or measured."""
 
-from gradmill_hw.isa import Kind
-
 from .cycle_model import UNITS, predict
 from .lowering.buffers import Part, TileBuffers
 from .lowering.emitter import Emitter
-from .lowering.layout import Region, blocks
+from .lowering.layout import blocks, somewhere
 from .lowering.pipeline import Batch, TrainTile
 from .lowering.programs import assemble, iterations
 from .nn import MSE
@@ -65,17 +63,7 @@ class _Alone:
         part = Part(tuple(model.stages), s, s)
         self.buffers = TileBuffers(config, part, sub, targets=isinstance(loss, MSE))
         self.loss, self.optimizer = loss, optimizer
-        linear, address = model.stages[s].linear, 0
-        shapes = {"weight": (linear.outputs, linear.inputs)}
-        if linear.bias:
-            shapes["bias"] = (1, linear.outputs)
-        self.regions = {s: {}}
-        for name, (rows, cols) in shapes.items():
-            for kind in ("", "_momentum") if optimizer.momentum else ("",):
-                region = Region(address, Kind.FP32, rows, cols, config)
-                self.regions[s][name + kind] = region
-                address += region.nbytes
-        self.result = Region(address, Kind.FP32, 1, config.n, config)
+        self.regions, self.result = somewhere([model.stages[s]], config, optimizer, first=s)
 
     def code(self, operations):
         """What :func:`iterations` repeats: ``(operation, sub-minibatch)`` one after the other; of

@@ -1,23 +1,36 @@
 """What every unit of every tile did, cycle by cycle, from the activity that the RTL reports."""
 
 import json
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
-from gradmill_hw.isa import Opcode, Queue
+from gradmill_hw.isa import Class, Opcode, Queue
 from gradmill_hw.regs import Tier
 from gradmill_hw.sequencer_model import commands
 
 
-__all__ = ["Span", "Timeline", "record"]
+__all__ = ["Span", "Timeline", "Work", "read_trace", "record"]
+
+
+class Work(StrEnum):
+    """What an instruction of a training program contributes to."""
+    FORWARD         = "forward"
+    DATA_GRADIENT   = "data gradient"
+    WEIGHT_GRADIENT = "weight gradient"
+    UPDATE          = "update"
+    OTHER           = "other"
 
 
 @dataclass(frozen=True)
 class Span:
-    """One instruction in execution: taken by its unit at ``start``, completed at ``end``."""
+    """One instruction in execution: taken by its unit at ``start``, completed at ``end``; then the
+    sets of activations that its tile keeps change by ``sets``. ``sub`` is the sub-minibatch of a
+    product of a training program, counted from the start of the record; -1 for others."""
 
     tile:   int
     queue:  Queue
@@ -25,6 +38,23 @@ class Span:
     layer:  int
     start:  int
     end:    int
+    work:   Work
+    sets:   int
+    sub:    int = -1
+
+
+def _work(opcode, fields):
+    """:class:`Work` of an instruction, by what distinguishes the trainer's instructions."""
+    if opcode is Opcode.MATMUL:
+        if fields["a_transpose"]:
+            return Work.WEIGHT_GRADIENT
+        return Work.FORWARD if fields["w_transpose"] else Work.DATA_GRADIENT
+    if opcode in (Opcode.SEND, Opcode.RECEIVE):
+        return Work.DATA_GRADIENT if fields["gradient"] else Work.FORWARD
+    if opcode in (Opcode.LOAD, Opcode.STORE):
+        update = fields["cls"] in (Class.WEIGHT, Class.OPTIMIZER)
+        return Work.UPDATE if update else Work.OTHER
+    return Work.OTHER
 
 
 class Timeline:
@@ -32,35 +62,14 @@ class Timeline:
 
     Members
     -------
+    tiles : range
+        Tiles of the device.
     spans : list of Span
         In order of completion.
     """
 
-    def __init__(self, device):
-        self._device, self._expected, self.spans = device, {}, []
-
-    def _expect(self, programs):
-        """The instructions of each queue, in order, of programs that are about to run."""
-        device = self._device
-        memory = memoryview(device.memories[Tier.NEAR])
-        for tile, address in enumerate(programs):
-            for command in commands(memory[address:], origin=address,
-                                    queues=device.config.queues):
-                self._expected.setdefault((tile, command.opcode.queue), []).append(command)
-
-    def _collect(self):
-        """Match what began and ended with the instructions that were to run."""
-        started, number = {}, {}
-        for cycle, tile, queue, begins in self._device.take_activity().tolist():
-            key = tile, Queue(queue)
-            if begins:
-                started.setdefault(key, []).append(cycle)
-                continue
-            k = number.get(key, 0)
-            number[key] = k + 1
-            command = self._expected[key][k]
-            self.spans.append(Span(*key, command.opcode, command.fields["layer"], started[key][k],
-                                   cycle))
+    def __init__(self, tiles, spans=()):
+        self.tiles, self.spans = tiles, list(spans)
 
     @property
     def cycles(self):
@@ -72,8 +81,8 @@ class Timeline:
         in execution: array ``(tiles, bins)``."""
         first, last = self.cycles
         edges = np.linspace(first, last, bins + 1)
-        shares = np.zeros((len(self._device.tiles), bins))
-        for tile in self._device.tiles:
+        shares = np.zeros((len(self.tiles), bins))
+        for tile in self.tiles:
             inside = _union([span for span in self.spans
                              if span.tile == tile and span.queue == queue])
             at = np.interp(edges, *_ramp(inside, first, last))
@@ -84,7 +93,7 @@ class Timeline:
         """Share of the time in which ``queue`` is busy in at least ``tiles`` tiles at once."""
         first, last = self.cycles
         changes = []
-        for tile in self._device.tiles:
+        for tile in self.tiles:
             for start, end in _union([span for span in self.spans
                                       if span.tile == tile and span.queue == queue]):
                 changes += [(start, 1), (end, -1)]
@@ -94,22 +103,92 @@ class Timeline:
             level, since = level + change, cycle
         return total / (last - first)
 
+    def starts(self, sub_minibatches):
+        """Cycles in which tile 0 begins the first forward pass of each virtual minibatch, these
+        being of ``sub_minibatches`` sub-minibatches."""
+        holds = sorted(span.start for span in self.spans if span.tile == 0 and span.sets > 0)
+        return holds[::sub_minibatches]
+
+    def period(self, sub_minibatches):
+        """Cycles per virtual minibatch in the second half of the record; ``None`` if it holds fewer
+        than two."""
+        starts = self.starts(sub_minibatches)
+        middle = (len(starts) - 1) // 2
+        return (starts[-1] - starts[middle]) / (len(starts) - 1 - middle) if starts[1:] else None
+
+    def sets(self, tile):
+        """``(cycles, sets)``: sets of activations that ``tile`` keeps from each of these cycles
+        on."""
+        changes = sorted((span.end, span.sets) for span in self.spans
+                         if span.tile == tile and span.sets)
+        cycles, steps = np.array(changes, np.int64).reshape(-1, 2).T
+        return cycles, np.cumsum(steps)
+
+    def between(self, first, last):
+        """The part of the record from cycle ``first`` to ``last``: instructions that run then."""
+        return Timeline(self.tiles, [span for span in self.spans
+                                     if span.end > first and span.start < last])
+
     def write_trace(self, path):
         """A trace that Perfetto (ui.perfetto.dev) and chrome://tracing open; one microsecond is one
-        cycle."""
-        events = []
-        for tile in self._device.tiles:
-            events.append({"ph": "M", "pid": tile, "name": "process_name",
-                           "args": {"name": f"tile {tile}"}})
-            events += [{"ph": "M", "pid": tile, "tid": int(queue), "name": "thread_name",
-                        "args": {"name": queue.name.lower().replace("_", " ")}}
-                       for queue in self._device.config.queues]
+        cycle. :func:`read_trace` reads it too."""
+        events = [{"ph": "M", "pid": tile, "name": "process_name", "args": {"name": f"tile {tile}"}}
+                  for tile in self.tiles]
+        events += [{"ph": "M", "pid": tile, "tid": int(queue), "name": "thread_name",
+                    "args": {"name": queue.name.lower().replace("_", " ")}}
+                   for tile, queue in sorted({(span.tile, span.queue) for span in self.spans})]
         events += [{"ph": "X", "pid": span.tile, "tid": int(span.queue), "ts": span.start,
-                    "dur": span.end - span.start, "name": f"{span.opcode.name} {span.layer}"}
+                    "dur": span.end - span.start, "name": f"{span.opcode.name} {span.layer}",
+                    "args": {"work": span.work, "sets": span.sets, "sub": span.sub}}
                    for span in self.spans]
         path = Path(path)
         path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
         return path
+
+
+def read_trace(path):
+    """The :class:`Timeline` that :meth:`Timeline.write_trace` wrote."""
+    events = json.loads(Path(path).read_text())["traceEvents"]
+    spans = []
+    for event in events:
+        if event["ph"] == "X":
+            opcode, layer = event["name"].split()
+            spans.append(Span(event["pid"], Queue(event["tid"]), Opcode[opcode], int(layer),
+                              event["ts"], event["ts"] + event["dur"],
+                              Work(event["args"]["work"]), event["args"]["sets"],
+                              event["args"]["sub"]))
+    return Timeline(range(sum(event["name"] == "process_name" for event in events)), spans)
+
+
+class _Recorder:
+    """Matches what begins and ends on a device with the instructions that it runs."""
+
+    def __init__(self, device):
+        self._device, self._expected = device, {}
+
+    def expect(self, programs):
+        """The instructions of each queue, in order, of programs that are about to run."""
+        device = self._device
+        memory = memoryview(device.memories[Tier.NEAR])
+        for tile, address in enumerate(programs):
+            for command in commands(memory[address:], origin=address,
+                                    queues=device.config.queues):
+                self._expected.setdefault((tile, command.opcode.queue), []).append(command)
+
+    def spans(self):
+        """Yield the :class:`Span` of every instruction that has ended."""
+        started, number = {}, {}
+        for cycle, tile, queue, begins in self._device.take_activity().tolist():
+            key = tile, Queue(queue)
+            if begins:
+                started.setdefault(key, []).append(cycle)
+                continue
+            k = number.get(key, 0)
+            number[key] = k + 1
+            command = self._expected[key][k]
+            fields = command.fields
+            yield Span(*key, command.opcode, fields["layer"], started[key][k], cycle,
+                       _work(command.opcode, fields), fields["hold"] - fields["release"])
 
 
 def _union(spans):
@@ -133,19 +212,45 @@ def _ramp(intervals, first, last):
     return [*cycles, last], [*points, total]
 
 
+def _numbered(spans):
+    """``spans`` with the sub-minibatches of products: a forward pass begins with a product that
+    holds a set, weight gradients end with one that releases it, and all data gradients of a tile
+    have equally many products."""
+    held, released, back = Counter(), Counter(), Counter()
+    holds = Counter(span.tile for span in spans if span.sets > 0)
+    products = Counter(span.tile for span in spans if span.queue is Queue.MATRIX
+                       and span.work is Work.DATA_GRADIENT)
+    for span in spans:
+        tile = span.tile
+        if span.queue is not Queue.MATRIX or not holds[tile]:
+            yield span
+            continue
+        if span.work is Work.FORWARD:
+            held[tile] += span.sets > 0
+            sub = held[tile] - 1
+        elif span.work is Work.WEIGHT_GRADIENT:
+            sub = released[tile]
+            released[tile] += span.sets < 0
+        else:
+            each, rest = divmod(products[tile], holds[tile])
+            sub = -1 if rest else back[tile] // each
+            back[tile] += 1
+        yield replace(span, sub=sub)
+
+
 @contextmanager
 def record(device):
     """Record a :class:`Timeline` of everything that ``device`` (simulated RTL) runs inside the
     ``with`` block; it is complete after the block."""
     if not hasattr(device, "record_activity"):
         raise ValueError("the emulator has no clock: record a timeline with the verilator device")
-    timeline = Timeline(device)
+    timeline, recorder = Timeline(device.tiles), _Recorder(device)
     device.take_activity()
     device.record_activity()
-    device.on_run = timeline._expect
+    device.on_run = recorder.expect
     try:
         yield timeline
     finally:
         device.record_activity(False)
         device.on_run = None
-        timeline._collect()
+        timeline.spans.extend(_numbered(list(recorder.spans())))

@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from gradmill_hw.isa import Class, Kind
+from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from .data import check_inputs, check_targets, epoch_order, one_hot, positive
-from .lowering.layout import Region, blocks, pack_batches, pack_rows, unpack_rows
+from .data import (check_inputs, check_targets, epoch_order, minibatch_sizes, one_hot,
+                   positive)
+from .lowering.layout import (blocks, pack_batches, pack_rows, parameter_regions, place_region,
+                              unpack_rows)
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
 from .lowering.stash import stash_places
@@ -99,11 +101,8 @@ class Trainer:
             raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
         if stash is not None and not isinstance(stash, Stash):
             raise ValueError(f"stash={stash!r}; use Stash(format, ...) or None")
-        self.virtual_minibatch = positive("virtual_minibatch", virtual_minibatch)
-        self.sub_minibatch = positive("sub_minibatch", sub_minibatch)
-        if self.sub_minibatch > self.virtual_minibatch:
-            raise ValueError(f"sub_minibatch={sub_minibatch} is larger than virtual_minibatch="
-                             f"{virtual_minibatch}; use 1 <= sub_minibatch <= virtual_minibatch")
+        self.virtual_minibatch, self.sub_minibatch = minibatch_sizes(virtual_minibatch,
+                                                                     sub_minibatch)
         self.model, self.device, self.optimizer = model, device, optimizer
         self.level1, self.rounding, self.stash, self.seed = level1, rounding, stash, seed
         self.epoch = self.step = 0
@@ -126,21 +125,14 @@ class Trainer:
 
     def _place_parameters(self):
         """Regions of master weights and momentum in near memory."""
-        self._regions = {}
-        for s, stage in enumerate(self.model.stages):
-            shapes = {"weight": (stage.linear.outputs, stage.linear.inputs)}
-            if stage.linear.bias:
-                shapes["bias"] = (1, stage.linear.outputs)
-            kinds = ("", "_momentum") if self.optimizer.momentum else ("",)
-            self._regions[s] = {name + kind: self._region(f"{name}{kind} {s}", *shape)
-                                for name, shape in shapes.items() for kind in kinds}
-        self._losses_at = self._region("losses", 1, self.device.config.n, _AT_ONCE)
-
-    def _region(self, owner, rows, cols, copies=1):
-        config = self.device.config
-        nbytes = blocks(cols, config.n) * config.run_bytes("fp32", rows)
-        return Region(self.device.heap.allocate(copies * nbytes, owner), Kind.FP32, rows, cols,
-                      config)
+        heap, config = self.device.heap, self.device.config
+        self._regions = {s: parameter_regions(
+            stage, config, self.optimizer.momentum,
+            lambda name, nbytes, s=s: heap.allocate(nbytes, f"{name} {s}"))
+            for s, stage in enumerate(self.model.stages)}
+        self._losses_at = place_region(1, config.n, config,
+                                       lambda nbytes: heap.allocate(nbytes, "losses"),
+                                       copies=_AT_ONCE)
 
     def _write_region(self, region, values, cls):
         packed = pack_rows(np.ascontiguousarray(values, np.float32)

@@ -166,6 +166,11 @@ class TileBuffers:
         except ConfigError:
             return
 
+    def usage(self):
+        """Name of each on-chip memory -> ``(rows used, rows)``."""
+        return {arena.name.split()[0]: (arena.used, arena.rows)
+                for arena in (self._tensor, self._acc, self._mask)}
+
     def chunks(self, count, rows):
         """``(first, count)`` of the column blocks of ``rows`` rows that fill one panel."""
         size = max(1, self.panel_rows // rows)

@@ -141,7 +141,7 @@ class Emitter:
                 "m": m, "k": w.cols, "c": part.cols, "op0": x.base, "a_stride_m": self.config.n,
                 "a_stride_k": x.stride, "op1": w.base + first * self.config.n,
                 "w_stride_k": w.stride, "w_stride_c": self.config.n, "w_transpose": 1,
-                "op2": panel, "d_stride_c": m}))
+                "op2": panel, "d_stride_c": m, "layer": s}))
             fields = {"op0": panel, "a_stride": m}
             if stage.linear.bias:
                 fields |= {"op1": buffers.bias[s].base + first, "b_stride": 1, "b_step": 0,
@@ -172,7 +172,7 @@ class Emitter:
                 "m": m, "k": dy.cols, "c": part.cols, "op0": dy.base, "a_stride_m": self.config.n,
                 "a_stride_k": dy.stride, "op1": w.base + first * w.stride,
                 "w_stride_k": self.config.n, "w_stride_c": w.stride,
-                "op2": panel, "d_stride_c": m}))
+                "op2": panel, "d_stride_c": m, "layer": s}))
             fields = {"op0": panel, "a_stride": m, "op3": part.base, "t_stride": part.stride,
                       "write_tensor": 1, **self.rounding(s - 1)}
             if s in buffers.signs[k]:
@@ -191,7 +191,7 @@ class Emitter:
                 "m": grad.rows, "k": m, "c": grad.cols, "op0": dy.base, "a_stride_m": dy.stride,
                 "a_stride_k": self.config.n, "a_transpose": 1, "op1": x.base + start * x.stride,
                 "w_stride_k": self.config.n, "w_stride_c": x.stride, "op2": target,
-                "d_stride_c": grad.rows, "narrow": int(self.narrow)}))
+                "d_stride_c": grad.rows, "narrow": int(self.narrow), "layer": s}))
             if not first:
                 self.accumulate(grad, target, grad.rows)
             yield start, grad

@@ -1,6 +1,7 @@
 """Where matrices lie: column blocks on chip and in memory."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -8,7 +9,8 @@ from gradmill_hw.config import ConfigError
 from gradmill_hw.isa import Kind
 
 
-__all__ = ["Arena", "Matrix", "Region", "blocks", "pack_batches", "pack_rows", "unpack_rows"]
+__all__ = ["Arena", "Matrix", "Region", "blocks", "pack_batches", "pack_rows", "parameter_regions",
+           "place_region", "somewhere", "unpack_rows"]
 
 
 def blocks(count, n):
@@ -57,11 +59,16 @@ class Arena:
                 self._used = sorted([*self._used, (start, start + rows, owner)])
                 return start
         holders = ", ".join(f"{owner} {end - start}" for start, end, owner in self._used)
-        free = self.rows - sum(end - start for start, end, _ in self._used)
+        free = self.rows - self.used
         raise ConfigError(
             f"{self.name} has {self.rows} rows, {free} of them free, but {owner} needs {rows} in "
             f"one piece (held: {holders or 'nothing'}). Use a smaller sub_minibatch or network, "
             f"or a Config with more {self.name.split()[0]}_rows")
+
+    @property
+    def used(self):
+        """Rows that are taken."""
+        return sum(end - start for start, end, _ in self._used)
 
     def _fit(self, rows, origin, align):
         start = -(-origin // align) * align
@@ -98,6 +105,37 @@ class Region:
     def nbytes(self):
         """Bytes in all."""
         return self.blocks * self.stride
+
+
+def parameter_regions(stage, config, momentum, place):
+    """Name -> :class:`Region` of the master parameters of a stage, and of their momentum if
+    wanted; ``place(name, nbytes)`` gives the address of each."""
+    shapes = {"weight": (stage.linear.outputs, stage.linear.inputs)}
+    if stage.linear.bias:
+        shapes["bias"] = (1, stage.linear.outputs)
+    return {name + kind: place_region(rows, cols, config, partial(place, name + kind))
+            for name, (rows, cols) in shapes.items()
+            for kind in (("", "_momentum") if momentum else ("",))}
+
+
+def place_region(rows, cols, config, place, *, copies=1):
+    """A :class:`Region` in FP32 at the address that ``place(nbytes)`` gives for ``copies``."""
+    nbytes = blocks(cols, config.n) * config.run_bytes("fp32", rows)
+    return Region(place(copies * nbytes), Kind.FP32, rows, cols, config)
+
+
+def somewhere(stages, config, optimizer, *, first=0):
+    """Places for programs that are counted, not run: the parameters of ``stages``, numbered from
+    ``first`` up, and one mean loss."""
+    taken = [0]
+
+    def place(nbytes):
+        taken.append(taken[-1] + nbytes)
+        return taken[-2]
+
+    regions = {s: parameter_regions(stage, config, optimizer.momentum, lambda _, n: place(n))
+               for s, stage in enumerate(stages, first)}
+    return regions, place_region(1, config.n, config, place)
 
 
 def pack_rows(values, config):

@@ -6,7 +6,7 @@ Nothing here touches a device, a file or an array of samples.
 from .costs import Costs, period_bound
 from .partition import Partition, partition
 from .patterns import one_f_one_b, sequential
-from .plan import Plan, make_schedule, plan
+from .plan import Plan, make_plan, make_schedule
 from .profile import LayerProfile, Profile
 from .schedule import Op, OpKind, Schedule, bound, global_order, validate
 from .search import no_drain, zero_bubble
@@ -14,5 +14,6 @@ from .simulate import Simulation, simulate
 
 
 __all__ = ["Costs", "LayerProfile", "Op", "OpKind", "Partition", "Plan", "Profile", "Schedule",
-           "Simulation", "bound", "global_order", "make_schedule", "no_drain", "one_f_one_b",
-           "partition", "period_bound", "plan", "sequential", "simulate", "validate", "zero_bubble"]
+           "Simulation", "bound", "global_order", "make_plan", "make_schedule", "no_drain",
+           "one_f_one_b", "partition", "period_bound", "sequential", "simulate", "validate",
+           "zero_bubble"]

@@ -1,20 +1,20 @@
 """Everything that is decided before a pipelined training: stages, schedule, predicted cycles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
-from gradmill_hw.config import ConfigError
-
-from ..data import positive
+from ..data import minibatch_sizes, positive
 from .costs import Costs, period_bound
 from .partition import Partition, partition
 from .patterns import one_f_one_b, sequential
-from .schedule import Schedule, bound
+from .profile import Profile
+from .schedule import OpKind, Schedule, bound, global_order
 from .search import no_drain, zero_bubble
 from .simulate import simulate
 
 
-__all__ = ["Plan", "make_schedule", "plan"]
+__all__ = ["Plan", "make_plan", "make_schedule"]
 
 #: Virtual minibatches that are simulated.
 _VIRTUAL = 8
@@ -22,31 +22,20 @@ _VIRTUAL = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """A pipeline for a network.
+    """A pipeline for a network: what a trainer needs to know, and what to expect of it.
 
     Members
     -------
     partition : Partition
         Layers of each tile.
     costs : Costs
-        Cycles of each tile.
+        Cycles of each tile that the schedule was made for.
     schedule : Schedule
         Order of each tile.
     virtual_minibatch, sub_minibatch : int
         B and M, samples.
-    cycles : int
-        Predicted cycles per virtual minibatch in steady state.
-    makespan : int
-        Predicted cycles of the virtual minibatches that the schedule covers (one, if it drains),
-        from an empty pipeline to an empty pipeline.
-    bound : int
-        :func:`~gradmill.planner.costs.period_bound` for the sets that the schedule uses.
-    bubble : float
-        Share of the tiles' cycles in which they wait, in steady state.
-    sets : tuple of int
-        By tile: activation sets.
-    rows : tuple of int
-        By tile: rows of memory; ``None`` if not known.
+    profile : Profile or None
+        Cycles of each layer that the partition was made for; one tile needs none.
     """
 
     partition:         Partition
@@ -54,24 +43,63 @@ class Plan:
     schedule:          Schedule
     virtual_minibatch: int
     sub_minibatch:     int
-    cycles:            int
-    makespan:          int
-    bound:             int
-    bubble:            float
-    sets:              tuple[int, ...]
-    rows:              tuple[int, ...] | None
+    profile:           Profile | None
+
+    @property
+    def spans(self):
+        """First and last layer of each tile."""
+        return self.partition.stages
+
+    @property
+    def order(self):
+        """``(tile, operation, sub-minibatch)`` in the order in which they are expected to end."""
+        simulation = simulate(self.schedule, self.costs)
+        operations = [(s, op) for s, op in global_order(self.schedule) if op.kind is not OpKind.U]
+        ends = [int(simulation.end[op.kind][op.virtual, s, op.sub]) for s, op in operations]
+        ordered = sorted(range(len(operations)), key=ends.__getitem__)
+        return [(operations[k][0], operations[k][1].kind.name, operations[k][1].sub)
+                for k in ordered]
+
+    @cached_property
+    def cycles(self):
+        """Cycles per virtual minibatch, expected in steady state."""
+        virtual = self.schedule.virtual if self.schedule.virtual > 1 else _VIRTUAL
+        return max(1, round(simulate(self.schedule, self.costs, virtual=virtual).period))
+
+    @cached_property
+    def makespan(self):
+        """Expected cycles of the virtual minibatches that the schedule covers (one, if it drains),
+        from an empty pipeline to an empty pipeline."""
+        return simulate(self.schedule, self.costs).makespan
+
+    @property
+    def bound(self):
+        """:func:`~gradmill.planner.costs.period_bound` for the sets that the schedule uses."""
+        versions = 2 if self.schedule.name == "no-drain" else 1
+        return period_bound(self.costs, self.schedule.sub_minibatches, self.sets,
+                            versions=versions)
+
+    @property
+    def bubble(self):
+        """Share of the tiles' cycles in steady state in which a tile waits for another."""
+        work = sum(self.costs.work(self.schedule.sub_minibatches))
+        return 1 - work / (self.costs.tiles * self.cycles)
+
+    @property
+    def sets(self):
+        """By tile: activation sets."""
+        return tuple(self.schedule.sets(s) for s in range(self.costs.tiles))
 
     def table(self):
-        """One dict per tile: its layers, cycles of a sub-minibatch, busy share, sets, rows."""
+        """One dict per tile: its layers, cycles of a sub-minibatch, busy share, sets."""
         m, costs = self.schedule.sub_minibatches, self.costs
         return [{
             "tile": s, "layers": f"{first}-{last}" if last > first else f"{first}",
             "forward": costs.forward[s], "backward": costs.backward[s],
             "weight": costs.weight[s], "update": costs.update[s],
             "busy": work / self.cycles, "sets": self.sets[s],
-            "rows": self.rows[s] if self.rows else None,
         } for s, ((first, last), work) in enumerate(
-            zip(self.partition.stages, costs.work(m), strict=True))]
+            zip(self.spans, costs.work(m), strict=True))]
 
     def as_dict(self):
         """Plain data for a report; the orders are not part of it."""
@@ -79,11 +107,11 @@ class Plan:
             "schedule": self.schedule.name, "tiles": self.schedule.tiles,
             "virtual_minibatch": self.virtual_minibatch, "sub_minibatch": self.sub_minibatch,
             "sub_minibatches": self.schedule.sub_minibatches,
-            "stages": [list(stage) for stage in self.partition.stages],
-            "loads": list(self.partition.loads), "bottleneck": self.partition.bottleneck,
+            "stages": [list(stage) for stage in self.spans],
             "cycles": self.cycles, "makespan": self.makespan, "bound": self.bound,
-            "bubble": self.bubble, "sets": list(self.sets),
-            "rows": list(self.rows) if self.rows else None,
+            "bubble": self.bubble, "table": self.table(),
+            "bounds": [bound(self.schedule.name, s, self.schedule.tiles)
+                       for s in range(self.schedule.tiles)],
         }
 
 
@@ -103,9 +131,9 @@ def make_schedule(name, costs, m, *, virtual=_VIRTUAL, limits=None):
     return no_drain(costs, m, virtual, limits)
 
 
-def plan(profile, tiles, schedule="zero-bubble", *, virtual_minibatch, sub_minibatch,
-         virtual=_VIRTUAL, rows=None, capacity=None):
-    """The fastest :class:`Plan` that fits.
+def make_plan(profile, tiles, schedule="zero-bubble", *, virtual_minibatch, sub_minibatch,
+              virtual=_VIRTUAL, fits=None, most=None):
+    """The :class:`Plan` for a network of which the profile is known.
 
     Parameters
     ----------
@@ -119,57 +147,26 @@ def plan(profile, tiles, schedule="zero-bubble", *, virtual_minibatch, sub_minib
         B and M, samples; M need not divide B.
     virtual : int
         Virtual minibatches that a schedule which does not drain covers.
-    rows : callable
-        ``rows(first, last, sets, versions)``: rows of memory that a tile needs for these layers
-        with so many activation sets and versions of the weights.
-    capacity : int
-        Rows that a tile has. Where fewer sets fit than the schedule could use, it has fewer.
+    fits : callable
+        ``fits(first, last)`` tells whether one tile has the memory for these layers.
+    most : int
+        Activation sets that no tile may exceed.
     """
-    size = positive("virtual_minibatch", virtual_minibatch)
-    sub = positive("sub_minibatch", sub_minibatch)
-    if sub > size:
-        raise ValueError(f"sub_minibatch={sub} is larger than virtual_minibatch={size}; use "
-                         "1 <= sub_minibatch <= virtual_minibatch")
+    size, sub = minibatch_sizes(virtual_minibatch, sub_minibatch)
     if sub != profile.sub_minibatch:
         raise ValueError(f"the profile is of sub-minibatches of {profile.sub_minibatch} samples, "
                          f"not {sub}; profile with sub_minibatch={sub}")
     tiles, m = positive("tiles", tiles), -(-size // sub)
-    tail = Fraction(size % sub or sub, sub)
-    versions = 2 if schedule == "no-drain" else 1
-    most = bound(schedule, 0, tiles)
-    found = []
-    while most:
-        fits = None if rows is None or capacity is None else (
-            lambda first, last, sets=most: rows(first, last, sets, versions) <= capacity)
-        try:
-            stages = partition(profile, tiles, sub_minibatches=m, fits=fits)
-        except ConfigError:
-            if most == 1 and not found:
-                raise
-        else:
-            if stages not in [other.partition for other in found]:
-                found.append(_complete(profile, stages, schedule, m, tail, virtual, size, sub,
-                                       rows, capacity, versions))
-        most = most // 2 if fits else 0
-    return min(found, key=lambda candidate: candidate.cycles)
+    limits = [bound(schedule, s, tiles) for s in range(tiles)]
+    if most is not None:
+        limits = [min(limit, positive("most", most)) for limit in limits]
+    stages = partition(profile, tiles, sub_minibatches=m, fits=fits)
+    costs = _without_data_gradient(stages.costs(profile, tail=Fraction(size % sub or sub, sub)))
+    order = make_schedule(schedule, costs, m, virtual=virtual, limits=limits)
+    return Plan(stages, costs, order, size, sub, profile)
 
 
-def _complete(profile, stages, name, m, tail, virtual, size, sub, rows, capacity, versions):
-    """The :class:`Plan` for given stages."""
-    costs = stages.costs(profile, tail=tail)
-    limits = [bound(name, s, costs.tiles) for s in range(costs.tiles)]
-    if rows is not None and capacity is not None:
-        limits = [max((k for k in range(1, limit + 1)
-                       if rows(first, last, k, versions) <= capacity), default=1)
-                  for limit, (first, last) in zip(limits, stages.stages, strict=True)]
-    schedule = make_schedule(name, costs, m, virtual=virtual, limits=limits)
-    sets = tuple(schedule.sets(s) for s in range(costs.tiles))
-    steady = schedule.virtual if schedule.virtual > 1 else _VIRTUAL
-    cycles = max(1, round(simulate(schedule, costs, virtual=steady).period))
-    return Plan(
-        partition=stages, costs=costs, schedule=schedule, virtual_minibatch=size,
-        sub_minibatch=sub, cycles=cycles, makespan=simulate(schedule, costs).makespan,
-        bound=period_bound(costs, m, sets, versions=versions),
-        bubble=1 - sum(costs.work(m)) / (costs.tiles * cycles), sets=sets,
-        rows=tuple(rows(first, last, held, versions) for (first, last), held in
-                   zip(stages.stages, sets, strict=True)) if rows else None)
+def _without_data_gradient(costs):
+    """The first tile computes data gradients along with those of weights: nobody waits for them."""
+    return replace(costs, backward=(0, *costs.backward[1:]),
+                   weight=(costs.weight[0] + costs.backward[0], *costs.weight[1:]))

@@ -1,0 +1,83 @@
+"""What several commands share: options, console, errors in words."""
+
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from gradmill_hw.config import CONFIGS, ConfigError, get_config
+from rich.console import Console
+from rich.markup import escape
+
+from ..checkpoint import CheckpointError
+from ..errors import GradmillError
+
+
+__all__ = ["Backend", "ConfigName", "DeviceName", "Hidden", "Schedule", "Size", "SubMinibatch",
+           "Tiles", "VirtualMinibatch", "chosen", "clear_errors", "configured", "console",
+           "numbers"]
+
+console = Console()
+
+
+class Backend(StrEnum):
+    """Where to run."""
+
+    emulator = "emulator"
+    verilator = "verilator"
+
+
+ConfigName = Annotated[str, typer.Option(help="Sizes of the accelerator, see `gradmill info`: "
+                                              f"{', '.join(CONFIGS)}.")]
+DeviceName = Annotated[Backend, typer.Option(help="`emulator`: exact NumPy models. `verilator`: "
+                                                  "the RTL, simulated.")]
+Size = Annotated[int | None, typer.Option(help="Rows and columns of the array instead of the "
+                                               "configuration's.")]
+Tiles = Annotated[int | None, typer.Option(help="Tiles of the chain instead of the "
+                                                "configuration's.")]
+Schedule = Annotated[str | None, typer.Option(help="Order of the tiles' work: sequential, 1f1b or "
+                                              "zero-bubble; the result is the same.")]
+Hidden = Annotated[str | None, typer.Option(help="Widths of the hidden layers, as in 96,48,88,40; "
+                                            "by default enough for all tiles.")]
+VirtualMinibatch = Annotated[int | None, typer.Option(
+    "--virtual-minibatch", "-B", help="Samples between two updates.")]
+SubMinibatch = Annotated[int | None, typer.Option(
+    "--sub-minibatch", "-M", help="Samples reduced beside the MACs (level 1).")]
+
+
+def configured(name, n, tiles=None):
+    """The configuration called ``name`` with other sizes where they are given."""
+    config = get_config(name)
+    if n is not None and n != config.n:
+        config = config.replace(n=n, bus_bits=min(32 * n, 1024))
+    if tiles is not None and tiles != config.tiles:
+        config = config.replace(tiles=tiles)
+    return config
+
+
+def numbers(text):
+    """``96,48`` as integers."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"hidden={text!r}: write positive sizes, as in 96,48,88,40")
+    return tuple(map(int, parts))
+
+
+def chosen(job, virtual_minibatch, sub_minibatch, **others):
+    """The settings of a task, those that are given instead of its own."""
+    given = {**others, "virtual_minibatch": virtual_minibatch, "sub_minibatch": sub_minibatch}
+    settings = job.settings | {k: v for k, v in given.items() if v is not None}
+    if sub_minibatch is None:
+        settings["sub_minibatch"] = min(settings["sub_minibatch"], settings["virtual_minibatch"])
+    return settings
+
+
+@contextmanager
+def clear_errors():
+    """Turns the errors a user can cause into one clear line and exit code 2."""
+    try:
+        yield
+    except (ConfigError, CheckpointError, GradmillError, ValueError) as error:
+        console.print(f"[red]{type(error).__name__}:[/red] {escape(str(error))}",
+                      highlight=False)
+        raise typer.Exit(2) from None
