@@ -129,7 +129,8 @@ def test_many_formats_there_and_back(name):
         for k, tag in enumerate(tags)
     ]
     expected = [tier.copy() for tier in memory]
-    TransferBench(config, Opcode.STORE, memory, state).run(commands)
+    bench = TransferBench(config, Opcode.STORE, memory, state).run(commands)
+    assert bench.results == [(Error.NONE, 0)] * len(commands)
     store_all(config, commands, expected, state)
     assert np.array_equal(memory[0], expected[0])
     bench = TransferBench(config, Opcode.LOAD, memory, state).run(commands)
