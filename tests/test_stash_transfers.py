@@ -116,24 +116,59 @@ def test_random_loads(name, stall):
 
 
 @pytest.mark.parametrize("name", ["sim", "card"])
-def test_every_format_there_and_back(name):
-    """A long run of each format, all through one unit without a pause."""
+def test_many_formats_there_and_back(name):
+    """A long run of each, all through one unit without a pause."""
     config, rng = CONFIGS[name], random.Random(name)
-    rng_tags = rng.sample(TAGS, 12)
+    # Among them runs of several pieces, and values that are drawn.
+    named = ("mx9/128", "nonuniform-lite/64", "bfp(8)/16", "nonuniform-normal+zeros/16")
+    tags = [*rng.sample(TAGS, 8), *(Format.parse(name).tag for name in named)]
     memory, state = new_memory(rng), new_state(config, rng)
     state.mantissa, state.exponent = numbers(rng, config, len(state.mantissa))
     commands = [
         one_run(config, rng, from_tag(tag), 70, mem=k * 2048, op0=70 * k, stochastic=k % 2)
-        for k, tag in enumerate(rng_tags)
+        for k, tag in enumerate(tags)
     ]
     expected = [tier.copy() for tier in memory]
-    TransferBench(config, Opcode.STORE, memory, state).run(commands)
+    bench = TransferBench(config, Opcode.STORE, memory, state).run(commands)
+    assert bench.results == [(Error.NONE, 0)] * len(commands)
     store_all(config, commands, expected, state)
     assert np.array_equal(memory[0], expected[0])
     bench = TransferBench(config, Opcode.LOAD, memory, state).run(commands)
     for command in commands:
         transfer_model.load(config, command, memory, state, OPEN)
     assert len(bench.written[Kind.BFP]) == 70 * len(commands)
+    for row, bits in bench.written[Kind.BFP].items():
+        assert bits == bfp_bits(config, state, row), row
+
+
+@pytest.mark.parametrize("name", ["nano", "edge"])
+def test_packed_runs_of_every_length(name):
+    """Sparse rows, so that runs end behind a bitmap, and at every place in a beat and a piece."""
+    config, rng = CONFIGS[name], random.Random(name)
+    memory, state = new_memory(rng), new_state(config, rng)
+    noise = np.random.default_rng(3)
+    rows = len(state.mantissa)
+    state.mantissa = np.where(
+        noise.random((rows, config.n)) < 0.2, noise.integers(-255, 256, (rows, config.n)), 0
+    ).astype(np.int16)
+    state.exponent = np.full(rows, 127, np.uint8)
+    texts = ("ubfp(3)+zeros/16", "bfp(6)+zeros/64", "mask+bfp(5)/128", "nonuniform-lite+zeros/32")
+    commands, row = [], 0
+    for k in range(32):
+        entry = Format.parse(texts[k % 4])
+        commands.append(one_run(config, rng, entry, k + 1, mem=k * 1024, op0=row))
+        row += k + 1
+    expected = [tier.copy() for tier in memory]
+    bench = TransferBench(config, Opcode.STORE, memory, state).run(commands)
+    assert bench.traffic == store_all(config, commands, expected, state)[0]
+    assert np.array_equal(memory[0], expected[0])
+    bench = TransferBench(config, Opcode.LOAD, memory, state, stall=0.2).run(commands)
+    traffic = {}
+    for command in commands:
+        key = command["tier"], command["cls"]
+        size = transfer_model.load(config, command, memory, state, OPEN)
+        traffic[key] = traffic.get(key, 0) + size
+    assert bench.traffic == traffic
     for row, bits in bench.written[Kind.BFP].items():
         assert bits == bfp_bits(config, state, row), row
 
