@@ -4,7 +4,8 @@ import pytest
 from amaranth.hdl import Fragment
 
 import gradmill as gm
-from gradmill.cycle_model import UNITS, predict, quantiser_cycles, vector_cycles
+from gradmill.cycle_model import predict
+from gradmill.unit_times import UNITS, quantiser_cycles, vector_cycles
 from gradmill_hw.config import SIM
 from gradmill_hw.control.semaphores import TOKENS
 from gradmill_hw.isa import AddOp, AddSource, FunctionOp, MulSource, Queue, Space

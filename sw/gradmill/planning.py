@@ -10,7 +10,7 @@ from .planner.costs import Costs
 from .planner.partition import partition
 from .planner.patterns import one_f_one_b, sequential
 from .planner.profile import Profile
-from .planner.schedule import OpKind, Schedule, global_order
+from .planner.schedule import OpKind, Schedule, bound, global_order
 from .planner.search import zero_bubble
 from .planner.simulate import simulate
 from .profiler import profile
@@ -56,6 +56,17 @@ class Pipeline:
         ordered = sorted(range(len(operations)), key=ends.__getitem__)
         return [(operations[k][0], operations[k][1].kind.name, operations[k][1].sub)
                 for k in ordered]
+
+    @property
+    def limits(self):
+        """Activation sets that each tile may hold: in schedules that keep several, one more than
+        the order needs, so that instructions of different operations can be interleaved."""
+        schedule, tiles = self.schedule, len(self.spans)
+        if tiles == 1:
+            return [2]
+        more = schedule.name == "zero-bubble"
+        return [min(schedule.sets(s) + more, bound(schedule.name, s, tiles))
+                for s in range(tiles)]
 
     @cached_property
     def cycles(self):

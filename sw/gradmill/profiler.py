@@ -2,14 +2,16 @@
 
 from gradmill_hw.isa import Kind
 
-from .cycle_model import UNITS, predict
+from .cycle_model import predict
 from .lowering.buffers import Part, TileBuffers
 from .lowering.emitter import Emitter
+from .lowering.interleave import interleave
 from .lowering.layout import Region, blocks
 from .lowering.pipeline import Batch, TrainTile
 from .lowering.programs import assemble, iterations
 from .nn import MSE
 from .planner.profile import LayerProfile, Profile
+from .unit_times import UNITS
 
 
 __all__ = ["profile"]
@@ -85,5 +87,8 @@ class _Alone:
                              self.regions, self.result)
             for operation, j in operations:
                 tile.run(operation, j)
-            return tile.emit.code
+            code = tile.emit.code
+            steps = [[(0, k)] for k in range(len(code))]
+            return interleave(self.buffers.config, [self.buffers], [code], steps, [1]).apply(
+                [code])[0]
         return of

@@ -109,7 +109,8 @@ class Trainer:
                          loss=self.loss, optimizer=optimizer)
         self._lowering = Lowering(
             device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
-            self.loss, optimizer, narrow=level1 == "bf16", stochastic=rounding == "stochastic")
+            self.loss, optimizer, limits=self.plan.limits, narrow=level1 == "bf16",
+            stochastic=rounding == "stochastic")
         self._place_parameters()
         self._upload()
 

@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from gradmill_hw.config import ConfigError
 
 from .layout import Arena, Matrix, blocks
 
 
-__all__ = ["Part", "TileBuffers"]
+__all__ = ["VIRTUAL_ROWS", "Part", "TileBuffers"]
+
+#: Rows from here on stand for panels until :func:`.interleave.interleave` assigns real ones.
+VIRTUAL_ROWS = 1 << 20
 
 #: Rows that a product panel should at least have, so that latencies between units are hidden.
 _PANEL_ROWS = 128
+#: Product panels, if there is room: one is filled, others wait for the vector unit.
+_PANELS = 4
 #: Blocks on their way to a neighbour: one is sent while the next is computed.
 _OUTGOING = 2
 
@@ -101,6 +107,7 @@ class TileBuffers:
         self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
         self._acc = Arena("acc memory", config.acc_rows, config.banks)
         self._mask = Arena("mask memory", config.mask_rows, config.banks)
+        self._arenas = {"tensor": self._tensor, "acc": self._acc, "mask": self._mask}
         stages = part.stages
         #: rows of random numbers that a sub-minibatch may use, whatever the part
         self.random_rows = blocks(rows, config.n) * config.n * blocks(
@@ -148,6 +155,7 @@ class TileBuffers:
             self._loss_buffers(stages[-1].linear.outputs, inner, top, targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, inner[1])
+        self._more_panels(top)
 
     def _loss_buffers(self, outputs, inner, top, targets):
         rows, n = self.rows, self.config.n
@@ -165,6 +173,22 @@ class TileBuffers:
             self.samples.append(self._fp32("more input samples", self.rows, inputs, bank))
         except ConfigError:
             return
+
+    def _more_panels(self, top):
+        """More than two product panels, if there is room."""
+        for i in range(2, _PANELS):
+            try:
+                self.panels.append(self._acc.take(self.panel_rows, f"product panel {i}",
+                                                  bank=i % 2 * top))
+            except ConfigError:
+                return
+
+    def owners(self, memory, rows):
+        """What the rows with these numbers of ``"tensor"``, ``"acc"`` or ``"mask"`` belong to:
+        names of buffers, or the number of a virtual panel."""
+        virtual = rows >= VIRTUAL_ROWS
+        panels = np.unique((rows[virtual] - VIRTUAL_ROWS) // self.panel_rows).tolist()
+        return panels + self._arenas[memory].owners(rows[~virtual])
 
     def chunks(self, count, rows):
         """``(first, count)`` of the column blocks of ``rows`` rows that fill one panel."""

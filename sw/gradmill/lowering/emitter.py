@@ -2,6 +2,7 @@
 
 from gradmill_hw.isa import AddSource, MaskKind, Opcode, Peer, Space
 
+from .buffers import VIRTUAL_ROWS
 from .layout import Matrix
 
 
@@ -67,9 +68,9 @@ class Emitter:
         return {"layer": s, "stochastic": 1, "mem": self.place[0], "mem_base": self.place[1]}
 
     def panel(self):
-        """The next of the two product panels."""
+        """A product panel of its own: :func:`.interleave.interleave` assigns a real one."""
         self._products += 1
-        return self.buffers.panels[self._products % 2]
+        return VIRTUAL_ROWS + (self._products - 1) * self.buffers.panel_rows
 
     def optimizer_panel(self):
         """The next of the two pairs of optimizer panels."""

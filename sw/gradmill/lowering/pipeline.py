@@ -11,12 +11,14 @@ the neighbour's queue too. No program made here can deadlock, however short queu
 
 from dataclasses import dataclass
 
+from gradmill_hw.config import ConfigError
 from gradmill_hw.isa import Class, Kind, Opcode
 
 from ..nn import MSE
 from . import loss as losses
 from .buffers import Part, TileBuffers
 from .emitter import Emitter
+from .interleave import interleave
 from .layout import blocks
 from .optimizer import load_parameters, update_bias, update_weight
 from .programs import assemble, iterations
@@ -73,20 +75,38 @@ class Lowering:
         M.
     loss, optimizer
         Of the trainer.
+    limits : sequence of int
+        Activation sets that each tile may hold, if there is room; no more than ``order`` needs, if
+        not given.
     narrow, stochastic : bool
         See :class:`Emitter`.
     """
 
-    def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, narrow=False,
-                 stochastic=False):
+    def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, limits=None,
+                 narrow=False, stochastic=False):
         self.config, self.stages, self.sub = config, stages, sub
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._order = tuple(order)
+        self._interleavings = {}
         parts = [Part(tuple(stages), first, last) for first, last in spans]
-        self.sets = _sets(self._order, len(parts))
-        self.buffers = [TileBuffers(config, part, sub, sets=sets, targets=isinstance(loss, MSE))
-                        for part, sets in zip(parts, self.sets, strict=True)]
+        held = _held(self._order, len(parts))
+        self._limits = [max(pair) for pair in zip(held, limits or held, strict=True)]
+        self.buffers = [
+            self._buffers(part, sets, limit - most) for part, sets, most, limit in
+            zip(parts, _sets(self._order, len(parts)), held, self._limits, strict=True)]
+
+    def _buffers(self, part, sets, more):
+        """Buffers with up to ``more`` sets beyond ``sets``, as many as fit."""
+        for extra in range(more, -1, -1):
+            try:
+                return TileBuffers(self.config, part, self.sub,
+                                   sets=tuple(count + extra for count in sets),
+                                   targets=isinstance(self.loss, MSE))
+            except ConfigError:
+                if not extra:
+                    raise
+        raise AssertionError("unreachable")
 
     def batch(self, kind, size):
         """The :class:`Batch` of ``size`` samples for ``kind`` of program."""
@@ -103,7 +123,9 @@ class Lowering:
             emit = Emitter(buffers)
             for s in buffers.part.numbers:
                 load_parameters(emit, s, regions[s])
-            programs.append(assemble(self.config, [emit.code]))
+            steps = [[(0, k)] for k in range(len(emit.code))]
+            code = interleave(self.config, [buffers], [emit.code], steps, [1]).apply([emit.code])
+            programs.append(assemble(self.config, code))
         return programs
 
     def predict(self, size):
@@ -146,18 +168,42 @@ class Lowering:
                 for tile in range(len(self.buffers))]
 
     def _codes(self, order, batch, kind, bases, *rest):
-        """Instructions of each tile for one virtual minibatch."""
+        """Instructions of each tile for one virtual minibatch. Those for other bases differ in
+        nothing but the bases, so they are interleaved in the same way."""
         tiles = [kind(Emitter(buffers, **self._rounding), batch, bases, *rest)
                  for buffers in self.buffers]
+        codes, steps = [tile.emit.code for tile in tiles], []
+
+        def emit(*parts):
+            """Instructions of one tile, or a send and its receive, which make one step."""
+            marks = [len(code) for code in codes]
+            for method, *arguments in parts:
+                method(*arguments)
+            new = [(t, index) for t, code in enumerate(codes)
+                   for index in range(marks[t], len(code))]
+            steps.extend([sorted(new, key=lambda part: codes[part[0]][part[1]][0]
+                                 is Opcode.RECEIVE)] if len(parts) > 1 else [[p] for p in new])
+
         for t, operation, j in order:
-            tiles[t].run(operation, j)
+            emit((tiles[t].run, operation, j))
             if operation == "F" and t + 1 < len(tiles):
-                tiles[t].send_output(j)
-                tiles[t + 1].receive_input(j)
+                emit((tiles[t].send_output, j), (tiles[t + 1].receive_input, j))
             elif operation == "B" and t > 0:
-                tiles[t].send_gradient(j)
-                tiles[t - 1].receive_gradient(j)
-        return [tile.emit.code for tile in tiles]
+                emit((tiles[t].send_gradient, j), (tiles[t - 1].receive_gradient, j))
+        key = kind, batch.size
+        if key not in self._interleavings:
+            self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
+                                                  self._limits)
+        return self._interleavings[key].apply(codes)
+
+
+def _held(order, tiles):
+    """Activation sets that each tile holds at most, from F to W."""
+    alive, most = [0] * tiles, [1] * tiles
+    for t, operation, _ in order:
+        alive[t] += (operation == "F") - (operation == "W")
+        most[t] = max(most[t], alive[t])
+    return most
 
 
 def _sets(order, tiles):
