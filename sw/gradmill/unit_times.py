@@ -130,10 +130,13 @@ class Units:
         if opcode is Opcode.MATMUL:
             return self._multiply(fields, op, start)
         if opcode is Opcode.VECTOR:
-            end = self._rows(fields, op, start)
-            self.free[Queue.VECTOR] = end
+            end = self.free[Queue.VECTOR] = start + self._rows(fields, op, start)
             return end
         return self._transfer(opcode, fields, start)
+
+    def kept_waiting(self, fields, op, start):
+        """Cycles that a ``VECTOR`` which starts at ``start`` waits for banks."""
+        return self._rows(fields, op, start) - sum(vector_cycles(fields, self.config.n))
 
     def _multiply(self, fields, op, start):
         n, m = self.config.n, fields["m"]
@@ -150,8 +153,8 @@ class Units:
         return begin + (inner * outer - 1) * step + m + UNITS.product
 
     def _rows(self, fields, op, start):
-        """End of a ``VECTOR``. The matrix unit comes first in every bank: rows pass in the cycles
-        that it leaves."""
+        """Cycles of a ``VECTOR`` from ``start``. The matrix unit comes first in every bank: rows
+        pass in the cycles that it leaves."""
         rows, latency = vector_cycles(fields, self.config.n)
         from_tensor = fields["a_space"] == Space.TENSOR
         reads = [] if from_tensor else [self._acc_bank(op[0])]
@@ -175,7 +178,7 @@ class Units:
                 now, rows = now + (rows / rate if rows else 0), 0
             else:
                 now, rows = product.end, rows - rate * (product.end - now)
-        return round(now + rows / alone) - UNITS.vector_fill + latency
+        return round(now + rows / alone) - start - UNITS.vector_fill + latency
 
     def _transfer(self, opcode, fields, start):
         runs = fields["count0"] * fields["count1"] * fields["count2"]

@@ -121,7 +121,8 @@ class TileBuffers:
                        for s, layer in linear.items()}
         self.x = [{s: self._tiles(f"activation {s}, set {k}", rows, layer.inputs, half)
                    for s, layer in linear.items()} for k in range(sets[0])]
-        self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs, top)
+        self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs,
+                                   (top, inner[0])[k % 2])
                     for s, layer in linear.items()} for k in range(sets[1])]
         self.signs = [{s: self._bits(f"signs of activation {s}, set {k}", rows, layer.inputs)
                        for s, layer in linear.items() if part.masked(s)} for k in range(sets[0])]
@@ -129,12 +130,12 @@ class TileBuffers:
         for k in range(_OUTGOING):
             if not part.ends:
                 outputs = linear[part.last].outputs
-                self.sent.append(self._tiles(f"output {k}", rows, outputs, inner[0]))
+                self.sent.append(self._tiles(f"output {k}", rows, outputs, 0))
                 if stages[part.last].relu:
                     self.sent_signs.append(self._bits(f"signs of output {k}", rows, outputs))
             if not part.begins:
                 self.returned.append(self._tiles(f"returned gradient {k}", rows,
-                                                 linear[part.first].inputs, inner[0]))
+                                                 linear[part.first].inputs, 0))
 
         self.panel_rows = max(min(_PANEL_ROWS, config.acc_rows // 8), rows,
                               *(layer.outputs for layer in linear.values()))
@@ -152,17 +153,17 @@ class TileBuffers:
         if part.begins:
             self.samples = [self._fp32("input samples", rows, stages[0].linear.inputs, inner[0])]
         if part.ends:
-            self._loss_buffers(stages[-1].linear.outputs, inner, top, targets)
+            self._loss_buffers(stages[-1].linear.outputs, inner, targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, inner[1])
         self._more_panels(top)
 
-    def _loss_buffers(self, outputs, inner, top, targets):
+    def _loss_buffers(self, outputs, inner, targets):
         rows, n = self.rows, self.config.n
         self.logits = self._fp32("outputs", rows, outputs, inner[0])
         self.scratch = self._fp32("loss scratch", rows, outputs, inner[1])
         self.columns = [self._fp32(f"loss column {i}", rows, n, bank)
-                        for i, bank in enumerate((0, top, inner[0]))]
+                        for i, bank in enumerate((inner[1], inner[0], inner[0]))]
         self.loss = self._fp32("loss", 1, n, inner[0])
         self.labels = [self._fp32(f"targets {k}", rows, outputs, inner[k]) if targets else
                        self._bits(f"labels {k}", rows, outputs) for k in range(2)]

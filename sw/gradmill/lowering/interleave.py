@@ -115,7 +115,8 @@ class _Placing:
         self._last = [None for _ in buffers]   # the panel filled last
 
     def key(self, node):
-        """When ``node`` can start, then its place in the schedule."""
+        """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its
+        place in the schedule, and when it would start."""
         if node not in self._earliest:
             self._earliest[node] = max((self._ends[other] + UNITS.token for other in node.waits),
                                        default=0)
@@ -125,11 +126,15 @@ class _Placing:
         if node.panel is not None:
             panels = self._panels[node.parts[0][0]]
             start = max(start, min(panels.values(), default=float("inf")))
-        return start, node.number
+        t, _, opcode, fields = node.parts[0]
+        if opcode is Opcode.VECTOR:
+            op = self._operands(node, t, fields)
+            return start + self._units[t].kept_waiting(fields, op, start), node.number, start
+        return start, node.number, start
 
     def place(self, node):
         """Append the instructions of ``node`` to their tiles."""
-        start, _ = self.key(node)
+        *_, start = self.key(node)
         t, _, opcode, fields = node.parts[0]
         panels = self._choose(node, t)
         for tile, index, *_ in node.parts:
@@ -137,25 +142,32 @@ class _Placing:
         if opcode is Opcode.SEND:
             end = self._transfer(node, start)
         else:
-            op = [panels.get(fields[f"op{k}"], fields[f"op{k}"]) for k in range(5)]
-            end = self._units[t].execute(opcode, fields, op, start)
+            end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
         self._ends[node] = end
         if node.uses is not None:
             self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
 
     def _choose(self, node, t):
-        """Virtual to real row of the panel that ``node`` uses. The matrix unit takes one that is
-        free, in another bank than the one before."""
+        """:meth:`_panel`, after a product got one that is free, if possible in another bank than
+        the one before."""
         if node.panel is not None:
             free, bank = self._panels[t], self._config.acc_rows // self._config.banks
             last = None if self._last[t] is None else self._last[t] // bank
-            chosen = min(free, key=lambda row: (free[row], row // bank == last))
+            chosen = min(free, key=lambda row: (row // bank == last, free[row]))
             del free[chosen]
             self._held[t][node.panel], self._last[t] = chosen, chosen
+        return self._panel(node, t)
+
+    def _panel(self, node, t):
+        """``{virtual: real}`` row of the panel that ``node`` fills or empties, if it does."""
         virtual = node.panel if node.panel is not None else node.uses
         if virtual is None:
             return {}
         return {VIRTUAL_ROWS + virtual * self._rows[t]: self._held[t][virtual]}
+
+    def _operands(self, node, t, fields):
+        panels = self._panel(node, t)
+        return [panels.get(fields[f"op{k}"], fields[f"op{k}"]) for k in range(3)]
 
     def _transfer(self, node, start):
         (sender, _, _, fields), (receiver, *_) = node.parts
