@@ -5,7 +5,7 @@ from gradmill_hw.isa import Kind
 from .cycle_model import predict
 from .lowering.buffers import Part, TileBuffers
 from .lowering.emitter import Emitter
-from .lowering.interleave import interleave
+from .lowering.interleave import interleave_one
 from .lowering.layout import Region, blocks
 from .lowering.pipeline import Batch, TrainTile
 from .lowering.programs import assemble, iterations
@@ -87,8 +87,5 @@ class _Alone:
                              self.regions, self.result)
             for operation, j in operations:
                 tile.run(operation, j)
-            code = tile.emit.code
-            steps = [[(0, k)] for k in range(len(code))]
-            return interleave(self.buffers.config, [self.buffers], [code], steps, [1]).apply(
-                [code])[0]
+            return interleave_one(self.buffers, tile.emit.code)
         return of

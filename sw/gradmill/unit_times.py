@@ -135,8 +135,14 @@ class Units:
         return self._transfer(opcode, fields, start)
 
     def kept_waiting(self, fields, op, start):
-        """Cycles that a ``VECTOR`` which starts at ``start`` waits for banks."""
-        return self._rows(fields, op, start) - sum(vector_cycles(fields, self.config.n))
+        """Cycles that a ``VECTOR`` which starts at ``start`` waits for banks, if gradients are
+        streamed after the products that are known."""
+        cycles = self._rows(fields, op, start)
+        nominal = sum(vector_cycles(fields, self.config.n))
+        if fields["a_space"] == Space.TENSOR:
+            over = start + cycles - self._streamed
+            return cycles - nominal + min(max(0, over), 400)
+        return cycles - nominal
 
     def _multiply(self, fields, op, start):
         n, m = self.config.n, fields["m"]

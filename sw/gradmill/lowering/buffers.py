@@ -122,7 +122,7 @@ class TileBuffers:
         self.x = [{s: self._tiles(f"activation {s}, set {k}", rows, layer.inputs, half)
                    for s, layer in linear.items()} for k in range(sets[0])]
         self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs,
-                                   (top, inner[0])[k % 2])
+                                   (top, inner[0])[(k + s) % 2])
                     for s, layer in linear.items()} for k in range(sets[1])]
         self.signs = [{s: self._bits(f"signs of activation {s}, set {k}", rows, layer.inputs)
                        for s, layer in linear.items() if part.masked(s)} for k in range(sets[0])]

@@ -10,6 +10,10 @@ from .footprint import footprint
 __all__ = ["Node", "TileDependencies"]
 
 
+import os
+OVERTAKEN = int(os.environ.get("OVER", "1"))
+
+
 @dataclass(eq=False)
 class Node:
     """One instruction, or a ``SEND`` with its ``RECEIVE``, which stay together.
@@ -54,9 +58,11 @@ class TileDependencies:
         self._intervals = {}               # the same of memory: (tier, start, end)
         self._released, self._holds = [], 0
         self._filled = {}                  # panel -> what fills it
+        self._last, self._gradients = None, []  # data gradients: the last one; first products
 
-    def add(self, node, opcode, fields):
-        """Account for an instruction of ``node``, in the order that was asked for."""
+    def add(self, node, opcode, fields, operation):
+        """Account for an instruction of ``node`` in ``operation``, in the order that was asked
+        for."""
         queue = opcode.queue
         touched = footprint(opcode, fields, self._buffers.config)
         reads, writes = (self._keys(rows) for rows in (touched.reads, touched.writes))
@@ -77,6 +83,7 @@ class TileDependencies:
             self._read.setdefault(key, []).append((node, queue))
         if opcode is Opcode.MATMUL:
             self._stash(node, fields)
+            self._defer(node, operation)
 
     def _keys(self, rows_by_memory):
         return [(memory, owner) for memory, rows in rows_by_memory.items()
@@ -110,3 +117,12 @@ class TileDependencies:
             self._holds += 1
         if fields.get("release"):
             self._released.append(node)
+
+    def _defer(self, node, operation):
+        """A weight gradient does not overtake more than a few data gradients that the schedule puts
+        first: it is kept for when there would be nothing else to do."""
+        if operation and operation[0] == "B" and operation != self._last:
+            self._last = operation
+            self._gradients.append(node)
+        elif operation and operation[0] == "W" and len(self._gradients) > OVERTAKEN:
+            node.after.add(self._gradients[-1 - OVERTAKEN])

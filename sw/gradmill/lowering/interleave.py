@@ -22,7 +22,23 @@ from .dependencies import Node, TileDependencies
 from .footprint import Fields
 
 
-__all__ = ["Interleaving", "interleave"]
+__all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is placed at once.
+
+    Parameters
+    ----------
+    operation : (str, int) or None
+        Operation that it is part of, ``"F"``, ``"B"`` or ``"W"``, and sub-minibatch.
+    parts : list of (int, int)
+        ``(tile, place in its code)``: one instruction, or a ``SEND`` and its ``RECEIVE``.
+    """
+
+    operation: tuple | None
+    parts:     list
 
 
 @dataclass(frozen=True)
@@ -62,9 +78,8 @@ def interleave(config, buffers, codes, steps, limits):
         Of each tile.
     codes : list of list of (opcode, fields)
         Of each tile.
-    steps : list of list of (int, int)
-        ``(tile, place in its code)`` in an order in which everything may be executed: one
-        instruction, or a ``SEND`` and its ``RECEIVE``.
+    steps : list of Step
+        All instructions, in an order in which they may be executed.
     limits : sequence of int
         Activation sets that each tile may hold.
     """
@@ -87,14 +102,21 @@ def interleave(config, buffers, codes, steps, limits):
     return Interleaving(placing.orders)
 
 
+def interleave_one(buffers, code):
+    """``code`` of a tile on its own, interleaved."""
+    steps = [Step(None, [(0, index)]) for index in range(len(code))]
+    return interleave(buffers.config, [buffers], [code], steps, [1]).apply([code])[0]
+
+
 def _nodes(buffers, codes, steps, limits):
     tiles = [TileDependencies(own, limit) for own, limit in zip(buffers, limits, strict=True)]
     nodes = []
     for number, step in enumerate(steps):
-        parts = [(t, index, codes[t][index][0], Fields(codes[t][index][1])) for t, index in step]
+        parts = [(t, index, opcode, Fields(fields)) for t, index in step.parts
+                 for opcode, fields in [codes[t][index]]]
         node = Node(number, parts)
         for t, _, opcode, fields in parts:
-            tiles[t].add(node, opcode, fields)
+            tiles[t].add(node, opcode, fields, step.operation)
         nodes.append(node)
     return nodes
 

@@ -18,10 +18,11 @@ from ..nn import MSE
 from . import loss as losses
 from .buffers import Part, TileBuffers
 from .emitter import Emitter
-from .interleave import interleave
+from .interleave import Step, interleave, interleave_one
 from .layout import blocks
 from .optimizer import load_parameters, update_bias, update_weight
 from .programs import assemble, iterations
+from .sets import held, paced, received
 
 
 __all__ = ["RANDOM_STEP", "Batch", "Lowering", "TrainTile"]
@@ -87,26 +88,22 @@ class Lowering:
         self.config, self.stages, self.sub = config, stages, sub
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
-        self._order = tuple(order)
         self._interleavings = {}
         parts = [Part(tuple(stages), first, last) for first, last in spans]
-        held = _held(self._order, len(parts))
-        self._limits = [max(pair) for pair in zip(held, limits or held, strict=True)]
-        self.buffers = [
-            self._buffers(part, sets, limit - most) for part, sets, most, limit in
-            zip(parts, _sets(self._order, len(parts)), held, self._limits, strict=True)]
+        needed = held(order, len(parts))
+        self._limits = [max(pair) for pair in zip(needed, limits or needed, strict=True)]
+        self._order = paced(tuple(order), self._limits)
+        self.buffers = [self._buffers(part, sets, limit) for part, sets, limit in
+                        zip(parts, received(self._order, len(parts)), self._limits, strict=True)]
 
-    def _buffers(self, part, sets, more):
-        """Buffers with up to ``more`` sets beyond ``sets``, as many as fit."""
-        for extra in range(more, -1, -1):
-            try:
-                return TileBuffers(self.config, part, self.sub,
-                                   sets=tuple(count + extra for count in sets),
-                                   targets=isinstance(self.loss, MSE))
-            except ConfigError:
-                if not extra:
-                    raise
-        raise AssertionError("unreachable")
+    def _buffers(self, part, sets, limit):
+        """Buffers with ``limit`` sets if they fit, at least with ``sets``."""
+        targets = isinstance(self.loss, MSE)
+        more = tuple(max(count, limit) for count in sets)
+        try:
+            return TileBuffers(self.config, part, self.sub, sets=more, targets=targets)
+        except ConfigError:
+            return TileBuffers(self.config, part, self.sub, sets=sets, targets=targets)
 
     def batch(self, kind, size):
         """The :class:`Batch` of ``size`` samples for ``kind`` of program."""
@@ -123,9 +120,7 @@ class Lowering:
             emit = Emitter(buffers)
             for s in buffers.part.numbers:
                 load_parameters(emit, s, regions[s])
-            steps = [[(0, k)] for k in range(len(emit.code))]
-            code = interleave(self.config, [buffers], [emit.code], steps, [1]).apply([emit.code])
-            programs.append(assemble(self.config, code))
+            programs.append(assemble(self.config, [interleave_one(buffers, emit.code)]))
         return programs
 
     def predict(self, size):
@@ -174,60 +169,28 @@ class Lowering:
                  for buffers in self.buffers]
         codes, steps = [tile.emit.code for tile in tiles], []
 
-        def emit(*parts):
+        def emit(operation, *calls):
             """Instructions of one tile, or a send and its receive, which make one step."""
             marks = [len(code) for code in codes]
-            for method, *arguments in parts:
+            for method, *arguments in calls:
                 method(*arguments)
             new = [(t, index) for t, code in enumerate(codes)
                    for index in range(marks[t], len(code))]
-            steps.extend([sorted(new, key=lambda part: codes[part[0]][part[1]][0]
-                                 is Opcode.RECEIVE)] if len(parts) > 1 else [[p] for p in new])
+            new.sort(key=lambda part: codes[part[0]][part[1]][0] is Opcode.RECEIVE)
+            steps.extend(Step(operation, parts) for parts in
+                         ([new] if len(calls) > 1 else [[part] for part in new]))
 
         for t, operation, j in order:
-            emit((tiles[t].run, operation, j))
+            emit((operation, j), (tiles[t].run, operation, j))
             if operation == "F" and t + 1 < len(tiles):
-                emit((tiles[t].send_output, j), (tiles[t + 1].receive_input, j))
+                emit(None, (tiles[t].send_output, j), (tiles[t + 1].receive_input, j))
             elif operation == "B" and t > 0:
-                emit((tiles[t].send_gradient, j), (tiles[t - 1].receive_gradient, j))
+                emit(None, (tiles[t].send_gradient, j), (tiles[t - 1].receive_gradient, j))
         key = kind, batch.size
         if key not in self._interleavings:
             self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
                                                   self._limits)
         return self._interleavings[key].apply(codes)
-
-
-def _held(order, tiles):
-    """Activation sets that each tile holds at most, from F to W."""
-    alive, most = [0] * tiles, [1] * tiles
-    for t, operation, _ in order:
-        alive[t] += (operation == "F") - (operation == "W")
-        most[t] = max(most[t], alive[t])
-    return most
-
-
-def _sets(order, tiles):
-    """Sets of inputs and of gradients of each tile: the most that are alive at a time."""
-    alive, most = [[0, 0] for _ in range(tiles)], [[1, 1] for _ in range(tiles)]
-
-    def change(tile, kind, amount):
-        alive[tile][kind] += amount
-        most[tile][kind] = max(most[tile][kind], alive[tile][kind])
-
-    for t, operation, _ in order:
-        if operation == "F":
-            if t == 0:
-                change(t, 0, 1)
-            if t == tiles - 1:
-                change(t, 1, 1)
-            else:
-                change(t + 1, 0, 1)
-        elif operation == "B" and t > 0:
-            change(t - 1, 1, 1)
-        elif operation == "W":
-            change(t, 0, -1)
-            change(t, 1, -1)
-    return [tuple(pair) for pair in most]
 
 
 #: Operation -> method of a tile.
