@@ -15,8 +15,8 @@ VIRTUAL_ROWS = 1 << 20
 
 #: Rows that a product panel should at least have, so that latencies between units are hidden.
 _PANEL_ROWS = 128
-#: Product panels, if there is room: one is filled, others wait for the vector unit.
-_PANELS = 4
+#: Share of a bank that weight gradients may fill to be kept in one.
+_HOME = 5 / 8
 #: Blocks on their way to a neighbour: one is sent while the next is computed.
 _OUTGOING = 2
 
@@ -60,10 +60,12 @@ class Part:
 class TileBuffers:
     """On-chip placement: what runs at the same time lies in different banks.
 
-    In the tensor memory the two operands of every product lie in different banks. In the
-    accumulators the matrix unit alternates between two panels in the outer banks, or between
-    chunks of the weight gradient in the inner banks, while the vector unit works on the one before
-    it; the optimizer's panels are in the outer banks, everything else in the inner ones.
+    In the tensor memory weights, inputs, and gradients of one and the next stage or set lie in
+    different banks, so that the two operands of a product do, and one gradient can be summed up
+    while another is an operand. In the accumulators the matrix unit goes round panels in different
+    banks, while the vector unit works on the ones before; gradients and everything else are in a
+    bank of their own, if they fit, otherwise in the inner two; the optimizer's panels are in the
+    outer banks.
 
     A *set* is what a sub-minibatch leaves for its backward pass: the input and the gradient of
     every stage, and the signs of the inputs. Sets are used in turn.
@@ -116,6 +118,9 @@ class TileBuffers:
         widest = max(layer.outputs for layer in linear.values())
         half, top = config.banks // 2, config.banks - 1
         inner = (half - 1, half) if config.banks > 2 else (0, 1)
+        grads = sum(layer.outputs * blocks(layer.inputs, config.n) for layer in linear.values())
+        apart = config.banks > 2 and grads <= _HOME * config.acc_rows // config.banks
+        home = inner[:1] if apart else inner
 
         self.weight = {s: self._tiles(f"weight {s}", layer.outputs, layer.inputs, 0)
                        for s, layer in linear.items()}
@@ -143,20 +148,20 @@ class TileBuffers:
                        for i in range(2)]
         self.optimizer = [{name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
                            for name, bank in (("weight", 0), ("momentum", top))} for i in range(2)]
-        self.wide = self._fp32("gradient in FP32", -(-rows // 2), widest, inner[1])
-        self.weight_grad = {s: self._chunks(f"weight gradient {s}", layer, inner)
+        self.wide = self._fp32("gradient in FP32", -(-rows // 2), widest, home[-1])
+        self.weight_grad = {s: self._chunks(f"weight gradient {s}", layer, home)
                             for s, layer in linear.items()}
         self.bias, self.bias_grad = (
-            {s: self._fp32(f"{name} {s}", 1, layer.outputs, inner[0])
+            {s: self._fp32(f"{name} {s}", 1, layer.outputs, home[0])
              for s, layer in linear.items() if layer.bias} for name in ("bias", "bias gradient"))
         self.samples, self.labels = [], []
         if part.begins:
-            self.samples = [self._fp32("input samples", rows, stages[0].linear.inputs, inner[0])]
+            self.samples = [self._fp32("input samples", rows, stages[0].linear.inputs, home[0])]
         if part.ends:
-            self._loss_buffers(stages[-1].linear.outputs, inner, targets)
+            self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
-            self._load_ahead(stages[0].linear.inputs, inner[1])
-        self._more_panels(top)
+            self._load_ahead(stages[0].linear.inputs, home[-1])
+        self._more_panels((inner[1],) if apart else (0, top))
 
     def _loss_buffers(self, outputs, inner, targets):
         rows, n = self.rows, self.config.n
@@ -175,12 +180,12 @@ class TileBuffers:
         except ConfigError:
             return
 
-    def _more_panels(self, top):
+    def _more_panels(self, banks):
         """More than two product panels, if there is room."""
-        for i in range(2, _PANELS):
+        for bank in banks:
             try:
-                self.panels.append(self._acc.take(self.panel_rows, f"product panel {i}",
-                                                  bank=i % 2 * top))
+                self.panels.append(self._acc.take(
+                    self.panel_rows, f"product panel {len(self.panels)}", bank=bank))
             except ConfigError:
                 return
 
@@ -214,6 +219,6 @@ class TileBuffers:
     def _chunks(self, owner, linear, banks):
         n = self.config.n
         return [(first, self._fp32(f"{owner}, blocks from {first}", linear.outputs,
-                                   min(count * n, linear.inputs - first * n), banks[k % 2]))
+                                   min(count * n, linear.inputs - first * n), banks[k % len(banks)]))
                 for k, (first, count) in
                 enumerate(self.chunks(blocks(linear.inputs, n), linear.outputs))]

@@ -170,12 +170,14 @@ class _Placing:
             self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
 
     def _choose(self, node, t):
-        """:meth:`_panel`, after a product got one that is free, if possible in another bank than
-        the one before."""
+        """:meth:`_panel`, after a product got one that is free, if possible in a bank from which
+        nothing is still to be read."""
         if node.panel is not None:
             free, bank = self._panels[t], self._config.acc_rows // self._config.banks
+            filled = [row // bank for row in self._held[t].values()]
             last = None if self._last[t] is None else self._last[t] // bank
-            chosen = min(free, key=lambda row: (row // bank == last, free[row]))
+            chosen = min(free, key=lambda row: (filled.count(row // bank), row // bank == last,
+                                                free[row]))
             del free[chosen]
             self._held[t][node.panel], self._last[t] = chosen, chosen
         return self._panel(node, t)
