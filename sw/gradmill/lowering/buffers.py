@@ -1,6 +1,7 @@
 """What one tile keeps on chip for its part of a network, and where."""
 
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from gradmill_hw.config import ConfigError
@@ -146,8 +147,7 @@ class TileBuffers:
                               *(layer.outputs for layer in linear.values()))
         self.panels = [self._acc.take(self.panel_rows, f"product panel {i}", bank=i * top)
                        for i in range(2)]
-        self.optimizer = [{name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
-                           for name, bank in (("weight", 0), ("momentum", top))} for i in range(2)]
+        self.optimizer = [self._optimizer_panel(i, top) for i in range(2)]
         self.wide = self._fp32("gradient in FP32", -(-rows // 2), widest, home[-1])
         self.weight_grad = {s: self._chunks(f"weight gradient {s}", layer, home)
                             for s, layer in linear.items()}
@@ -161,7 +161,7 @@ class TileBuffers:
             self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
-        self._more_panels((inner[1],) if apart else (0, top))
+        self._more_panels((inner[1],) if apart else (0, top), top)
 
     def _loss_buffers(self, outputs, inner, targets):
         rows, n = self.rows, self.config.n
@@ -180,14 +180,22 @@ class TileBuffers:
         except ConfigError:
             return
 
-    def _more_panels(self, banks):
-        """More than two product panels, if there is room."""
-        for bank in banks:
-            try:
+    def _optimizer_panel(self, i, top):
+        return {name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
+                for name, bank in (("weight", 0), ("momentum", top))}
+
+    def _more_panels(self, banks, top):
+        """If there is room, more than two product panels, and an optimizer panel for each chunk,
+        so that all of them can be loaded before the last gradient is there."""
+        chunks = sum(map(len, self.weight_grad.values())) + len(self.bias)
+        try:
+            for bank in banks:
                 self.panels.append(self._acc.take(
                     self.panel_rows, f"product panel {len(self.panels)}", bank=bank))
-            except ConfigError:
-                return
+            while len(self.optimizer) < chunks:
+                self.optimizer.append(self._optimizer_panel(len(self.optimizer), top))
+        except ConfigError:
+            return
 
     def owners(self, memory, rows):
         """What the rows with these numbers of ``"tensor"``, ``"acc"`` or ``"mask"`` belong to:
@@ -219,6 +227,7 @@ class TileBuffers:
     def _chunks(self, owner, linear, banks):
         n = self.config.n
         return [(first, self._fp32(f"{owner}, blocks from {first}", linear.outputs,
-                                   min(count * n, linear.inputs - first * n), banks[k % len(banks)]))
-                for k, (first, count) in
-                enumerate(self.chunks(blocks(linear.inputs, n), linear.outputs))]
+                                   min(count * n, linear.inputs - first * n), bank))
+                for (first, count), bank in
+                zip(self.chunks(blocks(linear.inputs, n), linear.outputs), cycle(banks),
+                    strict=False)]

@@ -73,9 +73,9 @@ class Emitter:
         return VIRTUAL_ROWS + (self._products - 1) * self.buffers.panel_rows
 
     def optimizer_panel(self):
-        """The next of the two pairs of optimizer panels."""
+        """The next of the pairs of optimizer panels."""
         self._updates += 1
-        return self.buffers.optimizer[self._updates % 2]
+        return self.buffers.optimizer[self._updates % len(self.buffers.optimizer)]
 
     def chunk(self, kind, cls, matrix, m, mem, base):
         """One sub-minibatch of ``m`` rows in column blocks from memory."""
