@@ -10,8 +10,8 @@ from .footprint import footprint
 __all__ = ["Node", "TileDependencies"]
 
 
-import os
-OVERTAKEN = int(os.environ.get("OVER", "1"))
+#: Data gradients that a weight gradient may overtake.
+_OVERTAKEN = 2
 
 
 @dataclass(eq=False)
@@ -56,7 +56,7 @@ class TileDependencies:
         self._buffers, self._limit = buffers, limit
         self._wrote, self._read = {}, {}   # buffer -> last that wrote, those that read since
         self._intervals = {}               # the same of memory: (tier, start, end)
-        self._released, self._holds = [], 0
+        self._released, self._holds, self._held = [], 0, None
         self._filled = {}                  # panel -> what fills it
         self._last, self._gradients = None, []  # data gradients: the last one; first products
 
@@ -84,6 +84,8 @@ class TileDependencies:
         if opcode is Opcode.MATMUL:
             self._stash(node, fields)
             self._defer(node, operation)
+        elif opcode is Opcode.LOAD and operation and operation[0] == "W":
+            node.after.add(self._held)  # parameters are not loaded long before their update
 
     def _keys(self, rows_by_memory):
         return [(memory, owner) for memory, rows in rows_by_memory.items()
@@ -114,7 +116,7 @@ class TileDependencies:
         if fields.get("hold"):
             if self._holds >= self._limit:
                 node.after.add(self._released[self._holds - self._limit])
-            self._holds += 1
+            self._holds, self._held = self._holds + 1, node
         if fields.get("release"):
             self._released.append(node)
 
@@ -124,5 +126,5 @@ class TileDependencies:
         if operation and operation[0] == "B" and operation != self._last:
             self._last = operation
             self._gradients.append(node)
-        elif operation and operation[0] == "W" and len(self._gradients) > OVERTAKEN:
-            node.after.add(self._gradients[-1 - OVERTAKEN])
+        elif operation and operation[0] == "W" and len(self._gradients) > _OVERTAKEN:
+            node.after.add(self._gradients[-1 - _OVERTAKEN])

@@ -12,6 +12,7 @@ step, so there is one order of all instructions that agrees with every program a
 neighbours: programs cannot deadlock (see :mod:`.pipeline`).
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 from gradmill_hw.isa import Opcode, Queue
@@ -131,6 +132,9 @@ class _Placing:
         self._rows = [own.panel_rows for own in buffers]
         self.orders = [[] for _ in buffers]
         self._ends, self._earliest = {}, {}
+        #: by tile and queue: ends of as many instructions as the queue has places
+        self._places = [{q: deque([0] * config.queue_depth, config.queue_depth) for q in Queue}
+                        for _ in buffers]
         #: by tile: real panel -> when it is free; those filled are absent
         self._panels = [dict.fromkeys(own.panels, 0) for own in buffers]
         self._held = [{} for _ in buffers]     # virtual panel -> real panel
@@ -144,7 +148,8 @@ class _Placing:
                                        default=0)
         start = self._earliest[node]
         for t, _, opcode, _ in node.parts:
-            start = max(start, self._units[t].free[opcode.queue])
+            # The sequencer stops at a queue that has no place.
+            start = max(start, self._units[t].free[opcode.queue], self._places[t][opcode.queue][0])
         if node.panel is not None:
             panels = self._panels[node.parts[0][0]]
             start = max(start, min(panels.values(), default=float("inf")))
@@ -166,6 +171,8 @@ class _Placing:
         else:
             end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
         self._ends[node] = end
+        for tile, _, own, _ in node.parts:
+            self._places[tile][own.queue].append(end)
         if node.uses is not None:
             self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
 
