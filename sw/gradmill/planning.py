@@ -118,22 +118,12 @@ def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, s
         return Pipeline(((0, layers - 1),), sequential(1, m), costs, None)
     measured = measured or profile(model, config, sub_minibatch, loss or CrossEntropy(),
                                    optimizer or SGD(lr=0.1, momentum=0.9))
-    stages = tuple(partition(measured, tiles, sub_minibatches=m).stages)
-    costs = _costs(measured, stages)
-    return Pipeline(stages, SCHEDULES[schedule](costs, m), costs, measured)
+    parts = partition(measured, tiles, sub_minibatches=m)
+    costs = _lazy(parts.costs(measured))
+    return Pipeline(parts.stages, SCHEDULES[schedule](costs, m), costs, measured)
 
 
-def _costs(measured, stages):
-    """Cycles of each tile. The first one computes data gradients along with those of weights:
-    nobody waits for them."""
-    parts = [measured.layers[first:last + 1] for first, last in stages]
-
-    def total(name):
-        return tuple(sum(getattr(layer, name) for layer in part) for part in parts)
-
-    rate = measured.link_bytes_per_cycle
-    costs = Costs(forward=total("forward"), backward=total("backward"), weight=total("weight"),
-                  update=total("update"), latency=measured.link_latency,
-                  transfer=tuple(round(part[-1].output_bytes / rate) for part in parts[:-1]))
+def _lazy(costs):
+    """The first tile computes data gradients along with those of weights: nobody waits for them."""
     return replace(costs, backward=(0, *costs.backward[1:]),
                    weight=(costs.weight[0] + costs.backward[0], *costs.weight[1:]))

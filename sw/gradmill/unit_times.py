@@ -11,7 +11,8 @@ from typing import NamedTuple
 from gradmill_hw.isa import (AddOp, AddSource, FunctionOp, Kind, MulSource, Opcode, Queue, Space)
 
 
-__all__ = ["UNITS", "Bus", "Memory", "Units", "link_rows", "quantiser_cycles", "vector_cycles"]
+__all__ = ["UNITS", "Bus", "Memory", "Units", "link_rows", "product_cycles", "quantiser_cycles",
+           "vector_cycles"]
 
 #: Products whose banks are remembered: more than can run beside one vector instruction.
 _REMEMBERED = 64
@@ -86,6 +87,12 @@ def vector_cycles(fields, n):
     return rows, latency + leave
 
 
+def product_cycles(fields, n):
+    """Cycles for which a ``MATMUL`` keeps the array."""
+    tiles = -(-fields["k"] // n) * -(-fields["c"] // n)
+    return tiles * max(fields["m"], n, UNITS.turnaround)
+
+
 def link_rows(fields, n):
     """Rows that a ``SEND`` and its ``RECEIVE`` move."""
     return -(-fields["rows"] // n) * n * fields["blocks"]
@@ -150,7 +157,8 @@ class Units:
         step = max(m, n, UNITS.turnaround)
         # Weights are fetched while the rows of the product before still stream.
         begin = max(start + 2 * n, self._streamed)
-        self._streamed = begin + inner * outer * step + fields["accumulate"] * UNITS.turnaround
+        self._streamed = begin + product_cycles(fields, n) + (
+            fields["accumulate"] * UNITS.turnaround)
         self.free[Queue.MATRIX] = self._streamed - 2 * n
         added = inner - 1 + (fields["accumulate"] != 0)
         self._products.append(_Product(begin, self._streamed, self._tensor_bank(op[0]),
