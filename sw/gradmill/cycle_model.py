@@ -20,6 +20,9 @@ from .unit_times import UNITS, Bus, Memory, Units, link_rows
 
 __all__ = ["Prediction", "predict"]
 
+#: Instructions that the sequencer has asked for before it needs them.
+_AHEAD = 8
+
 
 @dataclass
 class Prediction:
@@ -76,9 +79,10 @@ class _Tile:
         self._units = Units(config, buses)
         self._commands = commands(bytes(program), (0,) * ARGUMENTS, 0, config.queues)
         self._next, self._last_pc = None, -1
-        self._beats = max(1, INSTRUCTION_BYTES // config.beat_bytes)
-        self._latency = buses[0].memory.latency + UNITS.fetch
-        self._fetched, self._dispatched = 0, self._latency
+        self._bus, self._beats = buses[0], max(1, INSTRUCTION_BYTES // config.beat_bytes)
+        self._arrivals = deque()                     # of instructions that were asked for
+        self._fetched = self._dispatched = 0
+        self._ask(0, _AHEAD)
         self._tokens = defaultdict(int)
         self._waiting = {q: deque() for q in Queue}  # dispatched, not started: (cycle, command)
         self._held = dict.fromkeys(Queue, 0)         # places taken
@@ -90,16 +94,23 @@ class _Tile:
 
     # sequencer ------------------------------------------------------------------------------
 
-    def _fetch(self, _):
+    def _ask(self, now, count=1):
+        """Ask memory for further instructions."""
+        for _ in range(count):
+            self._arrivals.append(self._bus.transfer(now, self._beats) + UNITS.fetch)
+
+    def _fetch(self, now):
         """The next instruction, when it can be dispatched."""
         command = self._next = next(self._commands, None)
         if command is None:
             self.end = max(self.end, self._dispatched + 4)
             return
         if command.pc <= self._last_pc:  # a loop: fetched anew
-            self._fetched = self._dispatched + self._latency
+            self._arrivals.clear()
+            self._ask(now, _AHEAD)
         self._last_pc = command.pc
-        self._fetched = max(self._fetched + self._beats, self._dispatched - 8 * self._beats)
+        self._fetched = self._arrivals.popleft()
+        self._ask(now)
         self.clock.at(max(self._dispatched + 1, self._fetched), self._dispatch)
 
     def _dispatch(self, now):
