@@ -11,7 +11,7 @@ from gradmill.cycle_model import predict
 from gradmill.lowering import pipeline
 from gradmill.lowering.buffers import VIRTUAL_ROWS
 from gradmill.lowering.footprint import footprint
-from gradmill.lowering.interleave import Interleaving
+from gradmill.lowering.interleave import Interleaving, interleave
 from gradmill.lowering.sets import held, paced, received
 from gradmill_hw.config import NANO, SIM
 from gradmill_hw.isa import Opcode
@@ -28,11 +28,11 @@ def lowered(widths, size, sub, tiles, monkeypatch, config=SIM):
     seen = []
     original = pipeline.interleave
 
-    def interleave(*arguments):
+    def spy(*arguments):
         seen.append((arguments, original(*arguments)))
         return seen[-1][1]
 
-    monkeypatch.setattr(pipeline, "interleave", interleave)
+    monkeypatch.setattr(pipeline, "interleave", spy)
     with gm.open("emulator", config.replace(tiles=max(2, tiles))) as device:
         trainer = gm.Trainer(network(widths), device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
                              virtual_minibatch=size, sub_minibatch=sub, tiles=tiles)
@@ -70,9 +70,13 @@ def test_dependent_instructions_stay_in_order(case, monkeypatch):
     assert moved > 10, "there is something to gain"
 
 
+@pytest.mark.parametrize("panels", [1, 2, 4])
 @pytest.mark.parametrize("case", range(len(CASES)))
-def test_a_panel_is_read_before_it_is_filled_again(case, monkeypatch):
-    buffers, codes, _, _, made = lowered(*CASES[case], monkeypatch)
+def test_a_panel_is_read_before_it_is_filled_again(case, panels, monkeypatch):
+    buffers, codes, steps, limits, _ = lowered(*CASES[case], monkeypatch)
+    for own in buffers:
+        del own.panels[panels:]
+    made = interleave(buffers[0].config, buffers, codes, steps, limits)
     for own, code in zip(buffers, made.apply(codes), strict=True):
         filled = {}
         for opcode, fields in code:
@@ -123,14 +127,26 @@ def test_every_receive_follows_its_send(case, monkeypatch):
 
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_no_tile_holds_more_sets_than_its_limit(case, monkeypatch):
-    _, codes, _, limits, made = lowered(*CASES[case], monkeypatch)
+    buffers, codes, steps, limits, made = lowered(*CASES[case], monkeypatch)
+    assert_held(codes, made, limits)
+    needed = [most_held(code) for code in codes]
+    assert_held(codes, interleave(buffers[0].config, buffers, codes, steps, needed), needed)
+
+
+def assert_held(codes, made, limits):
     for code, limit in zip(made.apply(codes), limits, strict=True):
-        alive = most = 0
-        for _, fields in code:
-            alive += fields.get("hold", 0)
-            most = max(most, alive)
-            alive -= fields.get("release", 0)
-        assert alive == 0 and 0 < most <= limit
+        assert 0 < most_held(code) <= limit
+
+
+def most_held(code):
+    """Most sets between the marks of a program."""
+    alive = most = 0
+    for _, fields in code:
+        alive += fields.get("hold", 0)
+        most = max(most, alive)
+        alive -= fields.get("release", 0)
+    assert not alive
+    return most
 
 
 def test_it_is_faster_than_one_operation_after_the_other(monkeypatch):
@@ -180,6 +196,14 @@ def test_a_paced_order_has_the_same_operations_and_fewer_sets(seed):
     assert held(found, tiles) == held(order, tiles)
     if found != tuple(order):
         assert all(max(pair) <= cap for pair in received(found, tiles))
+
+
+def test_a_tile_does_not_run_ahead_of_the_sets_of_the_next():
+    ahead = [(0, "F", j) for j in range(3)]
+    rest = [step for j in range(3) for step in
+            [(1, kind, j) for kind in "FBW"] + [(0, kind, j) for kind in "BW"]]
+    assert received(ahead + rest, 2) == [(3, 1), (3, 1)]
+    assert received(paced(ahead + rest, [3, 1]), 2) == [(3, 1), (1, 1)]
 
 
 def test_an_order_that_cannot_be_paced_stays():
