@@ -132,6 +132,7 @@ class _Placing:
         self._rows = [own.panel_rows for own in buffers]
         self.orders = [[] for _ in buffers]
         self._ends, self._earliest = {}, {}
+        self._keys = {}  # node -> instructions that its tiles had, its key then
         #: by tile and queue: ends of as many instructions as the queue has places
         self._places = [{q: deque([0] * config.queue_depth, config.queue_depth) for q in Queue}
                         for _ in buffers]
@@ -143,6 +144,13 @@ class _Placing:
     def key(self, node):
         """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its
         place in the schedule, and when it would start."""
+        placed = tuple(len(self.orders[t]) for t, *_ in node.parts)
+        known = self._keys.get(node)
+        if known is None or known[0] != placed:
+            known = self._keys[node] = placed, self._key(node)
+        return known[1]
+
+    def _key(self, node):
         if node not in self._earliest:
             self._earliest[node] = max((self._ends[other] + UNITS.token for other in node.waits),
                                        default=0)
@@ -150,10 +158,9 @@ class _Placing:
         for t, _, opcode, _ in node.parts:
             # The sequencer stops at a queue that has no place.
             start = max(start, self._units[t].free[opcode.queue], self._places[t][opcode.queue][0])
-        if node.panel is not None:
-            panels = self._panels[node.parts[0][0]]
-            start = max(start, min(panels.values(), default=float("inf")))
         t, _, opcode, fields = node.parts[0]
+        if node.panel is not None:
+            start = max(start, min(self._panels[t].values(), default=float("inf")))
         if opcode is Opcode.VECTOR:
             op = self._operands(node, t, fields)
             return start + self._units[t].kept_waiting(fields, op, start), node.number, start
