@@ -19,47 +19,47 @@ from gradmill.timeline import record
 
 WIDTHS, SUB, VIRTUAL = (8, 64, 64, 72, 64, 64, 8), 16, 2048
 #: Virtual minibatches of the shorter and of the longer run.
-RUNS = 1, 3
+RUNS = 1, 2
 
 
 def run(console):
     """Print the table: one tile on a machine of one, two and four on a chain of four."""
-    chain = SIM.replace(tiles=4)
+    chain, found = SIM.replace(tiles=4), []
+    for config, tiles in ((chain, 4), (SIM, 1), (chain, 2)):
+        found.append(_measure(config, tiles))
+        console.print(f"{tiles} tiles: {found[-1]['cycles']:,.0f} cycles")
+    alone = next(one["cycles"] for one in found if one["tiles"] == 1)
     table = Table(title=f"MLP {'-'.join(map(str, WIDTHS))}, B = {VIRTUAL}, M = {SUB}, n = "
-                        f"{chain.n}: cycles per virtual minibatch in steady state")
-    for column in ("tiles", "schedule", "cycles", "speed-up", "T", "above T", "predicted",
-                   "error", "array busy", "tile busy"):
+                        f"{SIM.n}: cycles per virtual minibatch in steady state")
+    for column in ("tiles", "cycles", "speed-up", "T", "above T", "predicted", "error",
+                   "array busy", "tile busy"):
         table.add_column(column, justify="right")
-    alone = None
-    for config, tiles, schedule in ((SIM, 1, None), (chain, 4, "zero-bubble"), (chain, 4, "1f1b"),
-                                    (chain, 2, "zero-bubble")):
-        found = _measure(config, tiles, schedule)
-        alone = alone or found["cycles"]
+    for one in sorted(found, key=lambda one: one["tiles"]):
+        cycles = one["cycles"]
         table.add_row(
-            str(tiles), schedule or "", f"{found['cycles']:,.0f}",
-            f"{alone / found['cycles']:.3f}", f"{found['bound']:,}",
-            f"{found['cycles'] / found['bound'] - 1:.2%}", f"{found['predicted']:,.0f}",
-            f"{found['predicted'] / found['cycles'] - 1:+.2%}",
-            *(" ".join(f"{share:.1%}" for share in found[name]) for name in ("array", "busy")))
+            str(one["tiles"]), f"{cycles:,.0f}", f"{alone / cycles:.3f}", f"{one['bound']:,}",
+            f"{cycles / one['bound'] - 1:.2%}", f"{one['predicted']:,.0f}",
+            f"{one['predicted'] / cycles - 1:+.2%}",
+            *(" ".join(f"{share:.1%}" for share in one[name]) for name in ("array", "busy")))
     console.print(table)
     console.print("T = max(m(F+B+W), (m+p-1)(F+B)+W): F, B, W are the cycles in which the array of "
                   "the slowest tile takes rows, m = B/M.\nArray busy: cycles with a row; tile "
                   "busy: with an instruction in the matrix or vector unit.")
 
 
-def _trainer(config, tiles, schedule, device):
+def _trainer(tiles, device):
     layers = []
     for inputs, outputs in pairwise(WIDTHS):
         layers += [gm.Linear(inputs, outputs), gm.ReLU()]
-    return gm.Trainer(gm.Sequential(*layers[:-1], seed=0), device, tiles=tiles, schedule=schedule,
+    return gm.Trainer(gm.Sequential(*layers[:-1], seed=0), device, tiles=tiles,
                       optimizer=gm.SGD(0.05, 0.9), virtual_minibatch=VIRTUAL, sub_minibatch=SUB)
 
 
-def _measure(config, tiles, schedule):
+def _measure(config, tiles):
     """Cycles of a virtual minibatch, measured and predicted, and what the tiles did."""
     rng, totals = np.random.default_rng(0), []
     with gm.open("verilator", config, watchdog=1_000_000) as device:
-        trainer = _trainer(config, tiles, schedule, device)
+        trainer = _trainer(tiles, device)
         trainer.predict(np.zeros((SUB, WIDTHS[0]), np.float32))  # loads the weights too
         for count in RUNS:
             device.clear_counters()
@@ -71,8 +71,9 @@ def _measure(config, tiles, schedule):
         rows = [device.counters(tile)["array_rows"] / RUNS[1] for tile in used]
         busy = [_busy(timeline, tile, cycles) for tile in used]
         predicted = [_predicted(trainer, count) for count in RUNS]
-    return {"cycles": cycles, "bound": _bound(trainer), "array": [row / cycles for row in rows],
-            "busy": busy, "predicted": (predicted[1] - predicted[0]) / (RUNS[1] - RUNS[0])}
+    return {"tiles": tiles, "cycles": cycles, "bound": _bound(trainer), "busy": busy,
+            "array": [row / cycles for row in rows],
+            "predicted": (predicted[1] - predicted[0]) / (RUNS[1] - RUNS[0])}
 
 
 def _samples(rng, count):
@@ -89,11 +90,11 @@ def _predicted(trainer, count):
 
 
 def _busy(timeline, tile, period):
-    """Share of a period in the middle of the run in which matrix or vector unit of ``tile`` have
-    an instruction."""
+    """Share of a period, from the middle of the first one on, in which matrix or vector unit of
+    ``tile`` have an instruction."""
     spans = sorted((span.start, span.end) for span in timeline.spans if span.tile == tile
                    and span.queue in (Queue.MATRIX, Queue.VECTOR))
-    first = spans[0][0] + period
+    first = spans[0][0] + period / 2
     last, total, reached = first + period, 0, first
     for start, end in spans:
         start, end = max(start, reached), min(end, last)
