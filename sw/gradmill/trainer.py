@@ -71,8 +71,7 @@ class Trainer:
         How gradients are rounded to block floating point, ``"nearest"`` or ``"stochastic"``
         (random bits keyed by seed, step, layer and sub-minibatch: the same in every schedule).
     tiles : int
-        Tiles that the network is spread over; by default all of the device, at most one for each
-        ``Linear``.
+        Tiles to use; by default all of the device, at most one for each ``Linear``.
     schedule : str
         Order in which the tiles work, see :func:`gradmill.plan`; the weights do not depend on it.
     seed : int
