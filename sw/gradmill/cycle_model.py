@@ -15,7 +15,7 @@ from gradmill_hw.isa import CHANNELS, INSTRUCTION_BYTES, Opcode, Peer, Queue
 from gradmill_hw.regs import ARGUMENTS
 from gradmill_hw.sequencer_model import commands
 
-from .unit_times import UNITS, Bus, Memory, Units, link_rows
+from .unit_times import UNITS, Bus, Memory, Units
 
 
 __all__ = ["Prediction", "predict"]
@@ -76,7 +76,7 @@ class _Tile:
         self.config, self.clock, self.links = config, clock, links
         self.end, self.busy = 0, dict.fromkeys(Queue, 0)
         self.spans = [] if keep else None
-        self._units = Units(config, buses)
+        self.units = Units(config, buses)
         self._commands = commands(bytes(program), (0,) * ARGUMENTS, 0, config.queues)
         self._next, self._last_pc = None, -1
         self._bus, self._beats = buses[0], max(1, INSTRUCTION_BYTES // config.beat_bytes)
@@ -135,7 +135,7 @@ class _Tile:
             return
         dispatched, command = self._waiting[queue][0]
         earliest = max(dispatched + UNITS.dispatch, self._started[queue] + UNITS.between,
-                       self._units.free[queue])
+                       self.units.free[queue])
         if now < earliest:
             if earliest < float("inf"):
                 self.clock.at(earliest, self._start, queue)
@@ -155,26 +155,26 @@ class _Tile:
     def _execute(self, now, queue, command):
         opcode, fields = command.opcode, command.fields
         if opcode in (Opcode.SEND, Opcode.RECEIVE):
-            self._units.free[queue] = float("inf")
+            self.units.free[queue] = float("inf")
             incoming, outgoing = self.links[Peer(fields["peer"])]
             link = outgoing if opcode is Opcode.SEND else incoming
             (link.sends if opcode is Opcode.SEND else link.receives).append((self, command, now))
-            _transfer(link, self.config.n)
+            _transfer(link)
             return
-        end = self._units.execute(opcode, fields, command.op, now)
+        end = self.units.execute(opcode, fields, command.op, now)
         if queue is Queue.VECTOR:
             self._vector = now, command
         else:
             self.finish(queue, command, now, end)
         if queue is Queue.MATRIX and self._vector:
             start, other = self._vector
-            end = self._units.execute(Opcode.VECTOR, other.fields, other.op, start)
+            end = self.units.execute(Opcode.VECTOR, other.fields, other.op, start)
         if self._vector and queue in (Queue.MATRIX, Queue.VECTOR):
-            self.clock.at(self._units.free[Queue.VECTOR], self._leave, self._vector)
+            self.clock.at(self.units.free[Queue.VECTOR], self._leave, self._vector)
 
     def _leave(self, now, vector):
         """The vector unit has finished, if no product has come between meanwhile."""
-        if vector is self._vector and now >= self._units.free[Queue.VECTOR]:
+        if vector is self._vector and now >= self.units.free[Queue.VECTOR]:
             (start, command), self._vector = vector, None
             self.finish(Queue.VECTOR, command, start, now)
 
@@ -184,7 +184,7 @@ class _Tile:
         self.busy[queue] += end - max(start, self._ended[queue])
         self._ended[queue] = end
         self.clock.at(end, self._complete, queue, command)
-        self.clock.at(max(end, self._units.free[queue]), self._start, queue)
+        self.clock.at(max(end, self.units.free[queue]), self._start, queue)
         if self.spans is not None:
             self.spans.append((queue, start, end, command.fields["layer"], command.opcode))
 
@@ -202,23 +202,20 @@ class _Tile:
         self._tokens[producer, consumer, channel] += 1
         self._start(now, Queue(consumer))
 
-    def release(self, queue, cycle):
-        """The unit of a link queue takes its next command from ``cycle`` on."""
-        self._units.free[queue] = cycle
 
-
-def _transfer(link, n):
+def _transfer(link):
     """End the oldest send and receive of ``link``, once both have started."""
     if not link.sends or not link.receives:
         return
     (sender, send, sent), (receiver, receive, started) = (link.sends.popleft(),
                                                           link.receives.popleft())
-    rows = link_rows(send.fields, n)
-    end = max(started, sent + UNITS.link) + rows
-    left = max(sent + rows + 4, end - UNITS.credits - UNITS.link)
-    receiver.release(Queue.LINK_IN, end)
+    begin = max(started, sent + UNITS.link)
+    cycles = sender.units.send(send.fields, send.op, begin - UNITS.link)
+    end = begin + cycles
+    left = max(sent + cycles + 4, end - UNITS.credits - UNITS.link)
+    receiver.units.free[Queue.LINK_IN] = end
     receiver.finish(Queue.LINK_IN, receive, started, end)
-    sender.release(Queue.LINK_OUT, left)
+    sender.units.free[Queue.LINK_OUT] = left
     sender.finish(Queue.LINK_OUT, send, sent, left)
 
 

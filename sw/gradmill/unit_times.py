@@ -14,6 +14,10 @@ from gradmill_hw.isa import (AddOp, AddSource, FunctionOp, Kind, MulSource, Opco
 __all__ = ["UNITS", "Bus", "Memory", "Units", "link_rows", "product_cycles", "quantiser_cycles",
            "vector_cycles"]
 
+#: Cycles by which an instruction on gradients should end before the products that leave it their
+#: bank: if it is a little late, it waits for a whole product.
+_MARGIN = 256
+
 #: Products whose banks are remembered: more than can run beside one vector instruction.
 _REMEMBERED = 64
 
@@ -103,9 +107,11 @@ class _Product(NamedTuple):
     in which it takes each."""
     begin:    int
     end:      int
-    rows:     int     # bank of the tensor memory
+    rows:     int     # bank of the tensor memory with A
+    weights:  int     # bank of the tensor memory with W
     acc:      int     # bank of the accumulators
     streamed: float   # cycles with a row, which is read and, later, written
+    loaded:   float   # cycles with a row of W
     added:    float   # cycles with a read of the accumulators
 
 
@@ -147,7 +153,7 @@ class Units:
         cycles = self._rows(fields, op, start)
         nominal = sum(vector_cycles(fields, self.config.n))
         if fields["a_space"] == Space.TENSOR:
-            over = start + cycles - self._streamed
+            over = start + cycles + _MARGIN - self._streamed
             return cycles - nominal + min(max(0, over), 400)
         return cycles - nominal
 
@@ -161,9 +167,9 @@ class Units:
             fields["accumulate"] * UNITS.turnaround)
         self.free[Queue.MATRIX] = self._streamed - 2 * n
         added = inner - 1 + (fields["accumulate"] != 0)
-        self._products.append(_Product(begin, self._streamed, self._tensor_bank(op[0]),
-                                       self._acc_bank(op[2]), m / step,
-                                       m / step * added / max(1, inner)))
+        self._products.append(_Product(
+            begin, self._streamed, self._tensor_bank(op[0]), self._tensor_bank(op[1]),
+            self._acc_bank(op[2]), m / step, n / step, m / step * added / max(1, inner)))
         return begin + (inner * outer - 1) * step + m + UNITS.product
 
     def _rows(self, fields, op, start):
@@ -177,22 +183,40 @@ class Units:
         alone = 1 / 2 if len(reads) == 2 and reads[0] == reads[1] else 1
         tensor = self._tensor_bank(op[0]) if from_tensor else None
         written = self._acc_bank(op[2]) if fields["write_acc"] else None
-        now = start + UNITS.vector_fill
+
+        def taken(product):
+            return max(product.added if product.acc in reads else 0,
+                       product.streamed if product.acc == written else 0,
+                       product.streamed if product.rows == tensor else 0)
+
+        passed = self._passed(start + UNITS.vector_fill, rows, alone, taken)
+        return round(passed) - start - UNITS.vector_fill + latency
+
+    def send(self, fields, op, start):
+        """Cycles in which the rows of a ``SEND`` from ``start`` on are read."""
+        bank = self._tensor_bank(op[0])
+
+        def taken(product):
+            return max(product.streamed if product.rows == bank else 0,
+                       product.loaded if product.weights == bank else 0)
+
+        return round(self._passed(start, link_rows(fields, self.config.n), 1, taken)) - start
+
+    def _passed(self, now, rows, alone, taken):
+        """Cycle in which ``rows`` have passed from ``now`` on, ``alone`` a cycle beside no product
+        and at most the share that is not ``taken(product)`` beside one."""
         for product in self._products:
             if product.end <= now or not rows:
                 continue
             if product.begin > now:
-                passed = min(rows, (product.begin - now) * alone)
-                now, rows = now + passed / alone, rows - passed
-            taken = max(product.added if product.acc in reads else 0,
-                        product.streamed if product.acc == written else 0,
-                        product.streamed if product.rows == tensor else 0)
-            rate = min(alone, 1 - taken)
+                free = min(rows, (product.begin - now) * alone)
+                now, rows = now + free / alone, rows - free
+            rate = min(alone, 1 - taken(product))
             if rate * (product.end - now) >= rows:
                 now, rows = now + (rows / rate if rows else 0), 0
             else:
                 now, rows = product.end, rows - rate * (product.end - now)
-        return round(now + rows / alone) - start - UNITS.vector_fill + latency
+        return now + rows / alone
 
     def _transfer(self, opcode, fields, start):
         runs = fields["count0"] * fields["count1"] * fields["count2"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from gradmill_hw.isa import Opcode, Queue
 
-from ..unit_times import UNITS, Bus, Memory, Units, link_rows
+from ..unit_times import UNITS, Bus, Memory, Units
 from .buffers import VIRTUAL_ROWS
 from .dependencies import Node, TileDependencies
 from .footprint import Fields
@@ -209,8 +209,8 @@ class _Placing:
 
     def _transfer(self, node, start):
         (sender, _, _, fields), (receiver, *_) = node.parts
-        rows = link_rows(fields, self._config.n)
-        end = start + UNITS.link + rows
-        self._units[sender].free[Queue.LINK_OUT] = start + rows + 4
+        cycles = self._units[sender].send(fields, self._operands(node, sender, fields), start)
+        end = start + UNITS.link + cycles
+        self._units[sender].free[Queue.LINK_OUT] = start + cycles + 4
         self._units[receiver].free[Queue.LINK_IN] = end
         return end
