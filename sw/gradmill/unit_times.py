@@ -145,7 +145,7 @@ class Units:
         if opcode is Opcode.VECTOR:
             end = self.free[Queue.VECTOR] = start + self._rows(fields, op, start)
             return end
-        return self._transfer(opcode, fields, start)
+        return self._transfer(opcode, fields, op, start)
 
     def kept_waiting(self, fields, op, start):
         """Cycles that a ``VECTOR`` which starts at ``start`` waits for banks, if gradients are
@@ -218,7 +218,7 @@ class Units:
                 now, rows = product.end, rows - rate * (product.end - now)
         return now + rows / alone
 
-    def _transfer(self, opcode, fields, start):
+    def _transfer(self, opcode, fields, op, start):
         runs = fields["count0"] * fields["count1"] * fields["count2"]
         kind = Kind(fields["kind"]).name.lower()
         beats = runs * (self.config.run_bytes(kind, fields["run"]) // self.config.beat_bytes)
@@ -229,7 +229,10 @@ class Units:
         if write:
             return max(bus.transfer(start + 4, beats), start + rows) \
                 + bus.memory.latency + UNITS.store - 4
-        return max(bus.transfer(start + 4, beats), start + rows) + UNITS.load
+        bank = self._acc_bank(op[0]) if kind == "fp32" else None
+        written = self._passed(start, rows, 1, lambda product:
+                               product.streamed if product.acc == bank else 0)
+        return round(max(bus.transfer(start + 4, beats), written)) + UNITS.load
 
     def _acc_bank(self, row):
         return row // (self.config.acc_rows // self.config.banks)

@@ -26,6 +26,10 @@ from .footprint import Fields
 __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
 
 
+#: Loads that a queue holds at a time: they are often late, and a full queue stops the sequencer.
+_LOADS = 2
+
+
 @dataclass(frozen=True)
 class Step:
     """What is placed at once.
@@ -133,8 +137,9 @@ class _Placing:
         self.orders = [[] for _ in buffers]
         self._ends, self._earliest = {}, {}
         self._keys = {}  # node -> instructions that its tiles had, its key then
-        #: by tile and queue: ends of as many instructions as the queue has places
-        self._places = [{q: deque([0] * config.queue_depth, config.queue_depth) for q in Queue}
+        #: by tile and queue: ends of as many instructions as may be in the queue
+        self._places = [{q: deque([0] * depth, depth) for q in Queue
+                         for depth in [_LOADS if q is Queue.LOAD else config.queue_depth]}
                         for _ in buffers]
         #: by tile: real panel -> when it is free; those filled are absent
         self._panels = [dict.fromkeys(own.panels, 0) for own in buffers]
