@@ -4,11 +4,12 @@ import argparse
 
 from rich.console import Console
 
-from . import accuracy, gemm, speed, step
+from . import accuracy, gemm, pipeline, speed, step
 
 
 #: Name -> what it measures; each has ``run(console)``.
-BENCHES = {"gemm": gemm, "step": step, "speed": speed, "accuracy": accuracy}
+BENCHES = {"gemm": gemm, "step": step, "pipeline": pipeline, "speed": speed,
+           "accuracy": accuracy}
 
 
 def main():

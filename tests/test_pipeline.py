@@ -87,6 +87,26 @@ def test_every_schedule_gives_the_bits_of_one_tile(case, schedule, alone):
     assert not [name for name in counters if "gradient" in name and counters[name]]
 
 
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_virtual_minibatches_in_a_hardware_loop(tiles):
+    """Of seven virtual minibatches four are a loop: the same bits as with a start for each."""
+    results = []
+    for every in (None, 1):
+        with gm.open("emulator", SIM.replace(tiles=3)) as device:
+            rng = np.random.default_rng(3)
+            trainer = gm.Trainer(network((9, 12, 7, 5)), device, tiles=tiles,
+                                 optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=10,
+                                 sub_minibatch=3)
+            if every:
+                trainer._starts = lambda first, whole, _: ((k, k + 1) for k in range(first, whole))
+            history = trainer.fit(rng.normal(size=(70, 9)).astype(np.float32),
+                                  rng.integers(0, 5, 70), epochs=1)
+            results.append((trainer.model.state_dict(), history.train_loss))
+            assert {count for kind, _, count in filter(
+                lambda key: key[0] == "train", trainer._programs)} == {every or 7}
+    assert_same(*results)
+
+
 @pytest.mark.parametrize("options", [
     {"rounding": "stochastic"}, {"level1": "bf16"}, {"mse": True}, {"epochs": 2}], ids=str)
 @pytest.mark.parametrize("case", [3, 4])

@@ -159,3 +159,13 @@ def test_bad_profiles():
         Profile(layers, 1, 0)
     with pytest.raises(ValueError, match="sub_minibatch=0"):
         Profile(layers, 0)
+
+
+def test_a_tile_is_as_fast_as_its_slower_unit():
+    """Products 30 30 30 | 30; the vector unit needs 10 10 10 | 130."""
+    layers = [LayerProfile(10, 10, 10, 5, 0, 0, vector) for vector in (10, 10, 10, 130)]
+    profile = Profile(layers, 4)
+    found = partition(profile, 2, sub_minibatches=3)
+    assert found.stages == ((0, 2), (3, 3)) and found.loads == (3 * 90 + 15, 3 * 130 + 5)
+    costs = found.costs(profile)
+    assert (costs.forward, costs.backward, costs.weight) == ((30, 44), (30, 44), (30, 42))

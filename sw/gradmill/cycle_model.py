@@ -1,51 +1,27 @@
 """Predicts the cycles of tile programs without simulating circuits.
 
-Every instruction is followed from fetch to completion: the sequencer hands it to its queue when
-there is a place, the queue starts it when its semaphores are there, the unit takes as long as
-its documentation says, transfers share the bus. What is left out: banks that two clients want in
-the same cycle, except the two operands of a vector instruction. Cost: linear in instructions.
+Every instruction is followed from fetch to completion, all tiles event by event: the sequencer
+hands it to its queue when there is a place, the queue starts it when its semaphores are there, the
+unit takes as long as its documentation says (:mod:`.unit_times`), transfers share the bus, the
+vector unit waits for banks that the matrix unit takes. Cost: linear in instructions.
 """
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 
-from gradmill_hw.isa import (CHANNELS, INSTRUCTION_BYTES, AddOp, AddSource, FunctionOp, Kind,
-                             MulSource, Opcode, Peer, Queue, Space)
+from gradmill_hw.isa import CHANNELS, INSTRUCTION_BYTES, Opcode, Peer, Queue
 from gradmill_hw.regs import ARGUMENTS
 from gradmill_hw.sequencer_model import commands
 
-
-__all__ = ["UNITS", "Memory", "Prediction", "predict", "vector_cycles"]
-
-
-@dataclass(frozen=True)
-class _Units:
-    """Latencies of the circuits, in cycles."""
-    vector_fill:   int = 4   # command to first row in the pipeline
-    dequantise:    int = 2   # more for rows of the tensor memory
-    vector:        int = 3   # pipeline without stages
-    multiply:      int = 3
-    add:           int = 4
-    function:      int = 9   # beyond one for each lane of a unit
-    product:       int = 11  # beyond m + 2n of the last weight tile
-    turnaround:    int = 8   # between rows added to the same accumulator
-    dispatch:      int = 3   # from the queue to the unit
-    between:       int = 2   # starts of a queue
-    fetch:         int = 12  # from the answer of the memory to the sequencer
-    load:          int = 14  # command to request, and last beat to the on-chip memory
-    store:         int = 18  # command to the first beat on the bus, and response to the end
-    link:          int = 9   # from the sender's memory to the receiver's
-    credits:       int = 16  # rows that a sender is ahead of the receiver
+from .unit_times import UNITS, Bus, Memory, Units
 
 
-UNITS = _Units()
+__all__ = ["Prediction", "predict"]
 
-
-@dataclass(frozen=True)
-class Memory:
-    """A memory tier: cycles to the first beat, beats per cycle in each direction."""
-    latency: int = 16
-    beats:   float = 1.0
+#: Instructions that the sequencer has asked for before it needs them.
+_AHEAD = 8
 
 
 @dataclass
@@ -70,196 +46,188 @@ class Prediction:
     spans:       list = field(default_factory=list)
 
 
-def quantiser_cycles(n):
-    """Cycles from a result row to the tensor memory: a tile of ``n`` rows must be complete."""
-    return {4: 13, 8: 18, 16: 27, 32: 44}[n]
-
-
-def vector_cycles(fields, config):
-    """Cycles of a ``VECTOR``: ``(from its first row to its last, before and after)``."""
-    n, rows = config.n, fields["rows"] * fields["blocks"]
-    latency = UNITS.vector_fill + (fields["a_space"] == Space.TENSOR) * UNITS.dequantise
-    if fields["write_tensor"]:
-        rows = -(-fields["rows"] // n) * n * fields["blocks"]
-        leave = quantiser_cycles(n)
-    elif fields["write_acc"]:
-        leave = 1
-    else:
-        leave = 0
-    function = fields["function"] != FunctionOp.NONE
-    if function:
-        rows = (rows - 1) * config.lanes_per_function + 1
-    if not (fields["write_tensor"] or fields["write_acc"] or fields["write_mask"]):
-        return rows, latency
-    sums = (fields["add_source"] != AddSource.NONE
-            and fields["add_op"] not in (AddOp.MAX, AddOp.MIN))
-    latency += (UNITS.vector + (fields["mul"] != MulSource.NONE) * UNITS.multiply
-                + sums * UNITS.add + function * (UNITS.function + config.lanes_per_function))
-    return rows, latency + leave
-
-
-class _Bus:
-    """One direction of a memory tier: transfers follow each other."""
-
-    def __init__(self, memory):
-        self.memory, self.free = memory, 0
-
-    def transfer(self, start, beats):
-        """Cycle in which the last beat of a transfer asked for at ``start`` has passed."""
-        begin = max(start + self.memory.latency, self.free)
-        self.free = begin + beats / self.memory.beats
-        return self.free
-
-
 class _Link:
-    """Transfers of one direction between two tiles, in order."""
+    """Transfers of one direction between two tiles, in order: ``(tile, command, start)`` of those
+    that wait for their other half."""
 
     def __init__(self):
-        self.sent, self.ends = deque(), deque()
+        self.sends, self.receives = deque(), deque()
+
+
+class _Clock:
+    """Calls functions at their cycles, in order."""
+
+    def __init__(self):
+        self._events, self._number = [], count()
+
+    def at(self, cycle, function, *arguments):
+        heappush(self._events, (cycle, next(self._number), function, arguments))
+
+    def run(self):
+        while self._events:
+            cycle, _, function, arguments = heappop(self._events)
+            function(cycle, *arguments)
 
 
 class _Tile:
-    """Follows the program of one tile; :meth:`run` yields while it waits for a neighbour."""
+    """Follows the program of one tile."""
 
-    def __init__(self, config, program, buses, links, keep):
-        self.config, self.program, self.buses, self.links = config, program, buses, links
-        self.end = 0
-        self.busy = dict.fromkeys(Queue, 0)
+    def __init__(self, config, program, clock, buses, links, keep):
+        self.config, self.clock, self.links = config, clock, links
+        self.end, self.busy = 0, dict.fromkeys(Queue, 0)
         self.spans = [] if keep else None
-        self._tokens = defaultdict(deque)
-        self._places = {q: deque() for q in Queue}  # completions of the last commands of a queue
-        self._started = dict.fromkeys(Queue, 0)     # when the last command was taken
-        self._free = dict.fromkeys(Queue, 0)        # when the unit takes the next one
+        self.units = Units(config, buses)
+        self._commands = commands(bytes(program), (0,) * ARGUMENTS, 0, config.queues)
+        self._next, self._last_pc = None, -1
+        self._bus, self._beats = buses[0], max(1, INSTRUCTION_BYTES // config.beat_bytes)
+        self._arrivals = deque()                     # of instructions that were asked for
+        self._fetched = self._dispatched = 0
+        self._ask(0, _AHEAD)
+        self._tokens = defaultdict(int)
+        self._waiting = {q: deque() for q in Queue}  # dispatched, not started: (cycle, command)
+        self._held = dict.fromkeys(Queue, 0)         # places taken
+        self._started = dict.fromkeys(Queue, 0)      # when the last command was taken
         self._ended = dict.fromkeys(Queue, 0)
-        self._streamed = 0                          # when the array has had its last row
-        self._unknown = deque()                     # sends whose end the receiver decides
+        self._running = {q: deque() for q in Queue}  # commands in execution, ends in order
+        self._vector = None                          # the one in the vector unit: start, command
+        self._fetch(0)
 
-    def run(self):
-        """Generator; afterwards ``end`` is the cycle of the halt."""
-        n, depth = self.config.n, self.config.queue_depth
-        fetched, beats = 0.0, max(1, INSTRUCTION_BYTES // self.config.beat_bytes)
-        dispatched = self.buses[0].memory.latency + UNITS.fetch
-        last_pc = None
-        program = commands(bytes(self.program), (0,) * ARGUMENTS, 0, self.config.queues)
-        for command in program:
-            if last_pc is not None and command.pc <= last_pc:  # a loop: fetched anew
-                fetched = dispatched + self.buses[0].memory.latency + UNITS.fetch
-            last_pc = command.pc
-            queue, fields = command.opcode.queue, command.fields
-            fetched = max(fetched + beats, dispatched - 8 * beats)
-            yield from self._place(queue, depth)
-            places = self._places[queue]
-            room = places.popleft() if len(places) == depth else 0
-            dispatched = max(dispatched + 1, fetched, room)
-            ready = max(dispatched + UNITS.dispatch, self._started[queue] + UNITS.between)
-            for bit in range(fields["wait"].bit_length()):
-                if fields["wait"] >> bit & 1:
-                    key = bit // CHANNELS, queue, bit % CHANNELS
-                    while self._unknown and not self._tokens[key]:
-                        yield from self._settle()
-                    ready = max(ready, self._tokens[key].popleft() + 2)
-            start = max(ready, self._free[queue])
-            self._started[queue] = start
-            if command.opcode is Opcode.SEND:
-                rows = -(-fields["rows"] // n) * n * fields["blocks"]
-                link = self.links[Peer(fields["peer"])][1]
-                link.sent.append((start, rows))
-                self._unknown.append((queue, start, rows, fields, link, command))
-                places.append(None)
-                continue
-            if command.opcode is Opcode.RECEIVE:
-                link = self.links[Peer(fields["peer"])][0]
-                while not link.sent:
-                    yield
-                sent, rows = link.sent.popleft()
-                end = max(start, sent + UNITS.link) + rows
-                link.ends.append(end)
-                self._free[queue] = end
-            else:
-                end = self._execute(command, fields, start)
-            self._complete(queue, start, end, fields, command)
-        while self._unknown:
-            yield from self._settle()
-        self.end = max([dispatched, *self._ended.values()]) + 4
+    # sequencer ------------------------------------------------------------------------------
 
-    def _place(self, queue, depth):
-        """Wait until it is known when the queue has a place."""
-        while len(self._places[queue]) == depth and self._places[queue][0] is None:
-            yield from self._settle()
+    def _ask(self, now, count=1):
+        """Ask memory for further instructions."""
+        for _ in range(count):
+            self._arrivals.append(self._bus.transfer(now, self._beats) + UNITS.fetch)
 
-    def _settle(self):
-        """Find out when the oldest send has ended."""
-        queue, start, rows, fields, link, command = self._unknown[0]
-        while not link.ends:
-            yield
-        self._unknown.popleft()
-        end = max(start + rows + 4, link.ends.popleft() - UNITS.credits - UNITS.link)
-        self._free[queue] = max(self._free[queue], end)
-        places = self._places[queue]
-        places[places.index(None)] = end
-        self._complete(queue, start, end, fields, command, place=False)
+    def _fetch(self, now):
+        """The next instruction, when it can be dispatched."""
+        command = self._next = next(self._commands, None)
+        if command is None:
+            self.end = max(self.end, self._dispatched + 4)
+            return
+        if command.pc <= self._last_pc:  # a loop: fetched anew
+            self._arrivals.clear()
+            self._ask(now, _AHEAD)
+        self._last_pc = command.pc
+        self._fetched = self._arrivals.popleft()
+        self._ask(now)
+        self.clock.at(max(self._dispatched + 1, self._fetched), self._dispatch)
 
-    def _execute(self, command, fields, start):
-        n, queue = self.config.n, command.opcode.queue
-        if command.opcode is Opcode.MATMUL:
-            tiles = -(-fields["k"] // n) * -(-fields["c"] // n)
-            step = max(fields["m"], n, UNITS.turnaround)
-            # Weights are fetched while the rows of the product before still stream.
-            begin = max(start + 2 * n, self._streamed)
-            self._streamed = begin + tiles * step + fields["accumulate"] * UNITS.turnaround
-            self._free[queue] = self._streamed - 2 * n
-            return begin + (tiles - 1) * step + fields["m"] + UNITS.product
-        if command.opcode is Opcode.VECTOR:
-            rows, latency = vector_cycles(fields, self.config)
-            if self._same_bank(command, fields):
-                rows *= 2
-            self._free[queue] = start + rows + latency
-            return start + rows + latency
-        runs = fields["count0"] * fields["count1"] * fields["count2"]
-        kind = Kind(fields["kind"]).name.lower()
-        size = self.config.run_bytes(kind, fields["run"], fields["codec"])
-        beats = runs * (size // self.config.beat_bytes)
-        rows = runs * fields["run"]
-        write = command.opcode is Opcode.STORE
-        bus = self.buses[2 * fields["tier"] + write]
-        self._free[queue] = start + max(runs, rows if write else 0)
-        if write:
-            return max(bus.transfer(start + 4, beats), start + rows) \
-                + bus.memory.latency + UNITS.store - 4
-        return max(bus.transfer(start + 4, beats), start + rows) + UNITS.load
+    def _dispatch(self, now):
+        """Hand the instruction to its queue, if that has a place."""
+        command = self._next
+        queue = command and command.opcode.queue
+        if not command or now < self._dispatched + 1 or self._held[queue] == (
+                self.config.queue_depth) or now < self._fetched:
+            return
+        self._held[queue] += 1
+        self._waiting[queue].append((now, command))
+        self._dispatched = now
+        self.clock.at(now + UNITS.dispatch, self._start, queue)
+        self._fetch(now)
 
-    def _same_bank(self, command, fields):
-        """Whether a ``VECTOR`` reads two rows of one bank of the accumulators in each cycle."""
-        if fields["a_space"] == Space.TENSOR or not (
-                fields["mul"] == MulSource.ROW or fields["add_source"] == AddSource.ROW):
-            return False
-        bank = self.config.acc_rows // self.config.banks
-        return command.op[0] // bank == command.op[1] // bank
+    # queues ---------------------------------------------------------------------------------
 
-    def _complete(self, queue, start, end, fields, command, *, place=True):
+    def _start(self, now, queue):
+        """Start the head of ``queue``, if it has all that it needs; whatever it lacks calls this
+        again when it comes."""
+        if not self._waiting[queue]:
+            return
+        dispatched, command = self._waiting[queue][0]
+        earliest = max(dispatched + UNITS.dispatch, self._started[queue] + UNITS.between,
+                       self.units.free[queue])
+        if now < earliest:
+            if earliest < float("inf"):
+                self.clock.at(earliest, self._start, queue)
+            return
+        keys = [(bit // CHANNELS, queue, bit % CHANNELS)
+                for bit in range(command.fields["wait"].bit_length())
+                if command.fields["wait"] >> bit & 1]
+        if not all(self._tokens[key] for key in keys):
+            return
+        for key in keys:
+            self._tokens[key] -= 1
+        self._waiting[queue].popleft()
+        self._started[queue] = now
+        self._execute(now, queue, command)
+        self.clock.at(max(now + UNITS.between, now), self._start, queue)
+
+    def _execute(self, now, queue, command):
+        opcode, fields = command.opcode, command.fields
+        if opcode in (Opcode.SEND, Opcode.RECEIVE):
+            self.units.free[queue] = float("inf")
+            incoming, outgoing = self.links[Peer(fields["peer"])]
+            link = outgoing if opcode is Opcode.SEND else incoming
+            (link.sends if opcode is Opcode.SEND else link.receives).append((self, command, now))
+            _transfer(link)
+            return
+        end = self.units.execute(opcode, fields, command.op, now)
+        if queue is Queue.VECTOR:
+            self._vector = now, command
+        else:
+            self.finish(queue, command, now, end)
+        if queue is Queue.MATRIX and self._vector:
+            start, other = self._vector
+            end = self.units.execute(Opcode.VECTOR, other.fields, other.op, start)
+        if self._vector and queue in (Queue.MATRIX, Queue.VECTOR):
+            self.clock.at(self.units.free[Queue.VECTOR], self._leave, self._vector)
+
+    def _leave(self, now, vector):
+        """The vector unit has finished, if no product has come between meanwhile."""
+        if vector is self._vector and now >= self.units.free[Queue.VECTOR]:
+            (start, command), self._vector = vector, None
+            self.finish(Queue.VECTOR, command, start, now)
+
+    def finish(self, queue, command, start, end):
+        """``command`` ends at ``end``, and not before its predecessors."""
         end = max(end, self._ended[queue])
         self.busy[queue] += end - max(start, self._ended[queue])
         self._ended[queue] = end
-        if place:
-            self._places[queue].append(end)
-        for bit in range(fields["post"].bit_length()):
-            if fields["post"] >> bit & 1:
-                self._tokens[queue, bit // CHANNELS, bit % CHANNELS].append(end)
+        self.clock.at(end, self._complete, queue, command)
+        self.clock.at(max(end, self.units.free[queue]), self._start, queue)
         if self.spans is not None:
-            self.spans.append((queue, start, end, fields["layer"], command.opcode))
+            self.spans.append((queue, start, end, command.fields["layer"], command.opcode))
+
+    def _complete(self, now, queue, command):
+        """Give back the place, post semaphores."""
+        self._held[queue] -= 1
+        self.end = max(self.end, now + 4)
+        self._dispatch(now)
+        for bit in range(command.fields["post"].bit_length()):
+            if command.fields["post"] >> bit & 1:
+                self.clock.at(now + UNITS.token, self._post, queue, bit // CHANNELS,
+                              bit % CHANNELS)
+
+    def _post(self, now, producer, consumer, channel):
+        self._tokens[producer, consumer, channel] += 1
+        self._start(now, Queue(consumer))
+
+
+def _transfer(link):
+    """End the oldest send and receive of ``link``, once both have started."""
+    if not link.sends or not link.receives:
+        return
+    (sender, send, sent), (receiver, receive, started) = (link.sends.popleft(),
+                                                          link.receives.popleft())
+    begin = max(started, sent + UNITS.link)
+    cycles = sender.units.send(send.fields, send.op, begin - UNITS.link)
+    end = begin + cycles
+    left = max(sent + cycles + 4, end - UNITS.credits - UNITS.link)
+    receiver.units.free[Queue.LINK_IN] = end
+    receiver.finish(Queue.LINK_IN, receive, started, end)
+    sender.units.free[Queue.LINK_OUT] = left
+    sender.finish(Queue.LINK_OUT, send, sent, left)
 
 
 def predict(programs, config, *, near=None, far=None, spans=False):
     """A :class:`Prediction` for ``programs``, one for each tile from 0 up."""
     near, far = near or Memory(), far or Memory()
-    buses = [_Bus(near), _Bus(near), _Bus(far), _Bus(far)]
+    clock, buses = _Clock(), [Bus(near), Bus(near), Bus(far), Bus(far)]
     right, left = ([_Link() for _ in range(len(programs) + 1)] for _ in range(2))
-    tiles = [_Tile(config, program, buses,
+    tiles = [_Tile(config, program, clock, buses,
                    {Peer.PREVIOUS: (right[s], left[s]), Peer.NEXT: (left[s + 1], right[s + 1])},
                    spans) for s, program in enumerate(programs)]
-    running = [tile.run() for tile in tiles]
-    while running:
-        running = [run for run in running if next(run, "ended") != "ended"]
+    clock.run()
     ends = [round(tile.end) for tile in tiles]
     busy = [{queue: round(cycles) for queue, cycles in tile.busy.items()} for tile in tiles]
     return Prediction(max(ends), ends, busy, [tile.spans for tile in tiles] if spans else [])

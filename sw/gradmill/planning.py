@@ -53,7 +53,7 @@ def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, s
 def lower(made, model, config, loss, optimizer, **rounding):
     """The :class:`Lowering` that puts a plan into practice."""
     return Lowering(config, model.stages, made.spans, made.order, made.sub_minibatch, loss,
-                    optimizer, **rounding)
+                    optimizer, limits=made.limits, **rounding)
 
 
 def _check(layers, config, tiles, schedule):

@@ -77,8 +77,7 @@ class Trainer:
     stash : Stash
         How hidden activations are kept for the weight gradients; by default on chip, as they are.
     tiles : int
-        Tiles that the network is spread over; by default all of the device, at most one for each
-        ``Linear``.
+        Tiles to use; by default all of the device, at most one for each ``Linear``.
     schedule : str
         Order in which the tiles work, see :func:`gradmill.plan`; the weights do not depend on it.
     seed : int
@@ -115,7 +114,8 @@ class Trainer:
                          loss=self.loss, optimizer=optimizer)
         self._lowering = Lowering(
             device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
-            self.loss, optimizer, narrow=level1 == "bf16", stochastic=rounding == "stochastic")
+            self.loss, optimizer, limits=self.plan.limits, narrow=level1 == "bf16",
+            stochastic=rounding == "stochastic")
         self._place_parameters()
         self._lowering.stashes = stash_places(stash, model.stages, self._lowering.buffers,
                                               device.heap.allocate)

@@ -1,16 +1,23 @@
 """What one tile keeps on chip for its part of a network, and where."""
 
 from dataclasses import dataclass
+from itertools import cycle
 
+import numpy as np
 from gradmill_hw.config import ConfigError
 
 from .layout import Arena, Matrix, blocks
 
 
-__all__ = ["Part", "TileBuffers"]
+__all__ = ["VIRTUAL_ROWS", "Part", "TileBuffers"]
+
+#: Rows from here on stand for panels until :func:`.interleave.interleave` assigns real ones.
+VIRTUAL_ROWS = 1 << 20
 
 #: Rows that a product panel should at least have, so that latencies between units are hidden.
 _PANEL_ROWS = 128
+#: Share of a bank that weight gradients may fill to be kept in one.
+_HOME = 5 / 8
 #: Blocks on their way to a neighbour: one is sent while the next is computed.
 _OUTGOING = 2
 
@@ -54,10 +61,12 @@ class Part:
 class TileBuffers:
     """On-chip placement: what runs at the same time lies in different banks.
 
-    In the tensor memory the two operands of every product lie in different banks. In the
-    accumulators the matrix unit alternates between two panels in the outer banks, or between
-    chunks of the weight gradient in the inner banks, while the vector unit works on the one before
-    it; the optimizer's panels are in the outer banks, everything else in the inner ones.
+    In the tensor memory weights, inputs, and gradients of one and the next stage or set lie in
+    different banks, so that the two operands of a product do, and one gradient can be summed up
+    while another is an operand. In the accumulators the matrix unit goes round panels in different
+    banks, while the vector unit works on the ones before; gradients and everything else are in a
+    bank of their own, if they fit, otherwise in the inner two; the optimizer's panels are in the
+    outer banks.
 
     A *set* is what a sub-minibatch leaves for its backward pass: the input and the gradient of
     every stage, and the signs of the inputs. Sets are used in turn.
@@ -101,6 +110,7 @@ class TileBuffers:
         self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
         self._acc = Arena("acc memory", config.acc_rows, config.banks)
         self._mask = Arena("mask memory", config.mask_rows, config.banks)
+        self._arenas = {"tensor": self._tensor, "acc": self._acc, "mask": self._mask}
         stages = part.stages
         #: rows of random numbers that a sub-minibatch may use, whatever the part
         self.random_rows = blocks(rows, config.n) * config.n * blocks(
@@ -109,12 +119,16 @@ class TileBuffers:
         widest = max(layer.outputs for layer in linear.values())
         half, top = config.banks // 2, config.banks - 1
         inner = (half - 1, half) if config.banks > 2 else (0, 1)
+        grads = sum(layer.outputs * blocks(layer.inputs, config.n) for layer in linear.values())
+        apart = config.banks > 2 and grads <= _HOME * config.acc_rows // config.banks
+        home = inner[:1] if apart else inner
 
         self.weight = {s: self._tiles(f"weight {s}", layer.outputs, layer.inputs, 0)
                        for s, layer in linear.items()}
         self.x = [{s: self._tiles(f"activation {s}, set {k}", rows, layer.inputs, half)
                    for s, layer in linear.items()} for k in range(sets[0])]
-        self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs, top)
+        self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs,
+                                   (top, inner[0])[(k + s) % 2])
                     for s, layer in linear.items()} for k in range(sets[1])]
         self.signs = [{s: self._bits(f"signs of activation {s}, set {k}", rows, layer.inputs)
                        for s, layer in linear.items() if part.masked(s)} for k in range(sets[0])]
@@ -122,39 +136,39 @@ class TileBuffers:
         for k in range(_OUTGOING):
             if not part.ends:
                 outputs = linear[part.last].outputs
-                self.sent.append(self._tiles(f"output {k}", rows, outputs, inner[0]))
+                self.sent.append(self._tiles(f"output {k}", rows, outputs, 0))
                 if stages[part.last].relu:
                     self.sent_signs.append(self._bits(f"signs of output {k}", rows, outputs))
             if not part.begins:
                 self.returned.append(self._tiles(f"returned gradient {k}", rows,
-                                                 linear[part.first].inputs, inner[0]))
+                                                 linear[part.first].inputs, 0))
 
         self.panel_rows = max(min(_PANEL_ROWS, config.acc_rows // 8), rows,
                               *(layer.outputs for layer in linear.values()))
         self.panels = [self._acc.take(self.panel_rows, f"product panel {i}", bank=i * top)
                        for i in range(2)]
-        self.optimizer = [{name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
-                           for name, bank in (("weight", 0), ("momentum", top))} for i in range(2)]
-        self.wide = self._fp32("gradient in FP32", -(-rows // 2), widest, inner[1])
-        self.weight_grad = {s: self._chunks(f"weight gradient {s}", layer, inner)
+        self.optimizer = [self._optimizer_panel(i, top) for i in range(2)]
+        self.wide = self._fp32("gradient in FP32", -(-rows // 2), widest, home[-1])
+        self.weight_grad = {s: self._chunks(f"weight gradient {s}", layer, home)
                             for s, layer in linear.items()}
         self.bias, self.bias_grad = (
-            {s: self._fp32(f"{name} {s}", 1, layer.outputs, inner[0])
+            {s: self._fp32(f"{name} {s}", 1, layer.outputs, home[0])
              for s, layer in linear.items() if layer.bias} for name in ("bias", "bias gradient"))
         self.samples, self.labels = [], []
         if part.begins:
-            self.samples = [self._fp32("input samples", rows, stages[0].linear.inputs, inner[0])]
+            self.samples = [self._fp32("input samples", rows, stages[0].linear.inputs, home[0])]
         if part.ends:
-            self._loss_buffers(stages[-1].linear.outputs, inner, top, targets)
+            self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
-            self._load_ahead(stages[0].linear.inputs, inner[1])
+            self._load_ahead(stages[0].linear.inputs, home[-1])
+        self._more_panels((inner[1],) if apart else (0, top), top)
 
-    def _loss_buffers(self, outputs, inner, top, targets):
+    def _loss_buffers(self, outputs, inner, targets):
         rows, n = self.rows, self.config.n
         self.logits = self._fp32("outputs", rows, outputs, inner[0])
         self.scratch = self._fp32("loss scratch", rows, outputs, inner[1])
         self.columns = [self._fp32(f"loss column {i}", rows, n, bank)
-                        for i, bank in enumerate((0, top, inner[0]))]
+                        for i, bank in enumerate((inner[1], inner[0], inner[0]))]
         self.loss = self._fp32("loss", 1, n, inner[0])
         self.labels = [self._fp32(f"targets {k}", rows, outputs, inner[k]) if targets else
                        self._bits(f"labels {k}", rows, outputs) for k in range(2)]
@@ -169,7 +183,31 @@ class TileBuffers:
     def usage(self):
         """Name of each on-chip memory -> ``(rows used, rows)``."""
         return {arena.name.split()[0]: (arena.used, arena.rows)
-                for arena in (self._tensor, self._acc, self._mask)}
+                for arena in self._arenas.values()}
+
+    def _optimizer_panel(self, i, top):
+        return {name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
+                for name, bank in (("weight", 0), ("momentum", top))}
+
+    def _more_panels(self, banks, top):
+        """If there is room, more than two product panels, and an optimizer panel for each chunk,
+        so that all of them can be loaded before the last gradient is there."""
+        chunks = sum(map(len, self.weight_grad.values())) + len(self.bias)
+        try:
+            for bank in banks:
+                self.panels.append(self._acc.take(
+                    self.panel_rows, f"product panel {len(self.panels)}", bank=bank))
+            while len(self.optimizer) < chunks:
+                self.optimizer.append(self._optimizer_panel(len(self.optimizer), top))
+        except ConfigError:
+            return
+
+    def owners(self, memory, rows):
+        """What the rows with these numbers of ``"tensor"``, ``"acc"`` or ``"mask"`` belong to:
+        names of buffers, or the number of a virtual panel."""
+        virtual = rows >= VIRTUAL_ROWS
+        panels = np.unique((rows[virtual] - VIRTUAL_ROWS) // self.panel_rows).tolist()
+        return panels + self._arenas[memory].owners(rows[~virtual])
 
     def chunks(self, count, rows):
         """``(first, count)`` of the column blocks of ``rows`` rows that fill one panel."""
@@ -194,6 +232,7 @@ class TileBuffers:
     def _chunks(self, owner, linear, banks):
         n = self.config.n
         return [(first, self._fp32(f"{owner}, blocks from {first}", linear.outputs,
-                                   min(count * n, linear.inputs - first * n), banks[k % 2]))
-                for k, (first, count) in
-                enumerate(self.chunks(blocks(linear.inputs, n), linear.outputs))]
+                                   min(count * n, linear.inputs - first * n), bank))
+                for (first, count), bank in
+                zip(self.chunks(blocks(linear.inputs, n), linear.outputs), cycle(banks),
+                    strict=False)]

@@ -2,6 +2,7 @@
 
 from gradmill_hw.isa import AddSource, MaskKind, Opcode, Peer, Space
 
+from .buffers import VIRTUAL_ROWS
 from .layout import Matrix
 
 
@@ -75,14 +76,14 @@ class Emitter:
                 "op2": number >> 24 & 0xffff, "op2_base": register}
 
     def panel(self):
-        """The next of the two product panels."""
+        """A product panel of its own: :func:`.interleave.interleave` assigns a real one."""
         self._products += 1
-        return self.buffers.panels[self._products % 2]
+        return VIRTUAL_ROWS + (self._products - 1) * self.buffers.panel_rows
 
     def optimizer_panel(self):
-        """The next of the two pairs of optimizer panels."""
+        """The next of the pairs of optimizer panels."""
         self._updates += 1
-        return self.buffers.optimizer[self._updates % 2]
+        return self.buffers.optimizer[self._updates % len(self.buffers.optimizer)]
 
     def chunk(self, kind, cls, matrix, m, mem, base):
         """One sub-minibatch of ``m`` rows in column blocks from memory."""

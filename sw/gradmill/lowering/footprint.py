@@ -7,7 +7,7 @@ import numpy as np
 from gradmill_hw.isa import AddSource, Kind, MaskKind, MulSource, Opcode, Space
 
 
-__all__ = ["Footprint", "footprint"]
+__all__ = ["Fields", "Footprint", "footprint"]
 
 _HOME = {Kind.MASK: "mask", Kind.BFP: "tensor", Kind.FP32: "acc"}
 
@@ -57,7 +57,7 @@ def _copy(f, config):
 
 def footprint(opcode, fields, config):
     """The :class:`Footprint` of one instruction, ``fields`` by name (absent ones are zero)."""
-    f = _Fields(fields)
+    f = fields if isinstance(fields, Fields) else Fields(fields)
     n = config.n
     if opcode is Opcode.LOAD:
         home, rows, memory = _transfer(f, config)
@@ -109,8 +109,8 @@ def _vector(f, n):
     return Footprint(reads=reads, writes=writes)
 
 
-class _Fields(dict):
-    """Absent fields are zero, as in the encoding."""
+class Fields(dict):
+    """Fields of an instruction: absent ones are zero, as in the encoding."""
 
     def __missing__(self, name):
         return 0

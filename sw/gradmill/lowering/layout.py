@@ -70,6 +70,12 @@ class Arena:
         """Rows that are taken."""
         return sum(end - start for start, end, _ in self._used)
 
+    def owners(self, rows):
+        """Owners of the rows with these numbers, each once."""
+        starts = np.array([start for start, _, _ in self._used])
+        found = np.unique(np.searchsorted(starts, rows, side="right") - 1)
+        return [self._used[k][2] for k in found.tolist()]
+
     def _fit(self, rows, origin, align):
         start = -(-origin // align) * align
         for used_start, used_end, _ in self._used:

@@ -11,15 +11,18 @@ the neighbour's queue too. No program made here can deadlock, however short queu
 
 from dataclasses import dataclass
 
+from gradmill_hw.config import ConfigError
 from gradmill_hw.isa import Class, Kind, Opcode
 
 from ..nn import MSE
 from . import loss as losses
 from .buffers import Part, TileBuffers
 from .emitter import Emitter
+from .interleave import Step, interleave, interleave_one
 from .layout import blocks
 from .optimizer import load_parameters, update_bias, update_weight
 from .programs import assemble, iterations
+from .sets import held, paced, received
 
 
 __all__ = ["RANDOM_STEP", "Batch", "Lowering", "TrainTile"]
@@ -73,6 +76,9 @@ class Lowering:
         M.
     loss, optimizer
         Of the trainer.
+    limits : sequence of int
+        Activation sets that each tile may hold, if there is room; no more than ``order`` needs, if
+        not given.
     narrow, stochastic : bool
         See :class:`Emitter`.
 
@@ -82,17 +88,28 @@ class Lowering:
         What each tile stashes; empty: nothing. Set before the first training program.
     """
 
-    def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, narrow=False,
-                 stochastic=False):
+    def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, limits=None,
+                 narrow=False, stochastic=False):
         self.config, self.stages, self.sub = config, stages, sub
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
-        self._order = tuple(order)
-        parts = [Part(tuple(stages), first, last) for first, last in spans]
-        self.sets = _sets(self._order, len(parts))
+        self._interleavings = {}
         self.stashes = []
-        self.buffers = [TileBuffers(config, part, sub, sets=sets, targets=isinstance(loss, MSE))
-                        for part, sets in zip(parts, self.sets, strict=True)]
+        parts = [Part(tuple(stages), first, last) for first, last in spans]
+        needed = held(order, len(parts))
+        self._limits = [max(pair) for pair in zip(needed, limits or needed, strict=True)]
+        self._order = paced(tuple(order), self._limits)
+        self.buffers = [self._buffers(part, sets, limit) for part, sets, limit in
+                        zip(parts, received(self._order, len(parts)), self._limits, strict=True)]
+
+    def _buffers(self, part, sets, limit):
+        """Buffers with ``limit`` sets if they fit, at least with ``sets``."""
+        targets = isinstance(self.loss, MSE)
+        more = tuple(max(count, limit) for count in sets)
+        try:
+            return TileBuffers(self.config, part, self.sub, sets=more, targets=targets)
+        except ConfigError:
+            return TileBuffers(self.config, part, self.sub, sets=sets, targets=targets)
 
     def batch(self, kind, size):
         """The :class:`Batch` of ``size`` samples for ``kind`` of program."""
@@ -109,7 +126,7 @@ class Lowering:
             emit = Emitter(buffers)
             for s in buffers.part.numbers:
                 load_parameters(emit, s, regions[s])
-            programs.append(assemble(self.config, [emit.code]))
+            programs.append(assemble(self.config, [interleave_one(buffers, emit.code)]))
         return programs
 
     def predict(self, size):
@@ -152,44 +169,36 @@ class Lowering:
                 for tile in range(len(self.buffers))]
 
     def _codes(self, order, batch, kind, bases, *rest):
-        """Instructions of each tile for one virtual minibatch."""
+        """Instructions of each tile for one virtual minibatch. Those for other bases differ in
+        nothing but the bases, so they are interleaved in the same way."""
         tiles = [kind(Emitter(buffers, **self._rounding), batch, bases, *rest)
                  for buffers in self.buffers]
         for tile, stash in zip(tiles, self.stashes if kind is TrainTile else (), strict=False):
             tile.stash = stash
+        codes, steps = [tile.emit.code for tile in tiles], []
+
+        def emit(operation, *calls):
+            """Instructions of one tile, or a send and its receive, which make one step."""
+            marks = [len(code) for code in codes]
+            for method, *arguments in calls:
+                method(*arguments)
+            new = [(t, index) for t, code in enumerate(codes)
+                   for index in range(marks[t], len(code))]
+            new.sort(key=lambda part: codes[part[0]][part[1]][0] is Opcode.RECEIVE)
+            steps.extend(Step(operation, parts) for parts in
+                         ([new] if len(calls) > 1 else [[part] for part in new]))
+
         for t, operation, j in order:
-            tiles[t].run(operation, j)
+            emit((operation, j), (tiles[t].run, operation, j))
             if operation == "F" and t + 1 < len(tiles):
-                tiles[t].send_output(j)
-                tiles[t + 1].receive_input(j)
+                emit(None, (tiles[t].send_output, j), (tiles[t + 1].receive_input, j))
             elif operation == "B" and t > 0:
-                tiles[t].send_gradient(j)
-                tiles[t - 1].receive_gradient(j)
-        return [tile.emit.code for tile in tiles]
-
-
-def _sets(order, tiles):
-    """Sets of inputs and of gradients of each tile: the most that are alive at a time."""
-    alive, most = [[0, 0] for _ in range(tiles)], [[1, 1] for _ in range(tiles)]
-
-    def change(tile, kind, amount):
-        alive[tile][kind] += amount
-        most[tile][kind] = max(most[tile][kind], alive[tile][kind])
-
-    for t, operation, _ in order:
-        if operation == "F":
-            if t == 0:
-                change(t, 0, 1)
-            if t == tiles - 1:
-                change(t, 1, 1)
-            else:
-                change(t + 1, 0, 1)
-        elif operation == "B" and t > 0:
-            change(t - 1, 1, 1)
-        elif operation == "W":
-            change(t, 0, -1)
-            change(t, 1, -1)
-    return [tuple(pair) for pair in most]
+                emit(None, (tiles[t].send_gradient, j), (tiles[t - 1].receive_gradient, j))
+        key = kind, batch.size
+        if key not in self._interleavings:
+            self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
+                                                  self._limits)
+        return self._interleavings[key].apply(codes)
 
 
 #: Operation -> method of a tile.

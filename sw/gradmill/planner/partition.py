@@ -48,15 +48,29 @@ class Partition:
         if any(count > 1 for count in self.replicas):
             raise ValueError(f"replicas={self.replicas}; a schedule needs one tile per stage")
         layers = [profile.layers[first:last + 1] for first, last in self.stages]
-        sums = {name: tuple(sum(getattr(layer, name) for layer in stage) for stage in layers)
-                for name in ("forward", "backward", "weight", "update")}
+        sums = [_stage_costs(stage) for stage in layers]
         transfer = tuple(_transfer(profile, last) for _, last in self.stages[:-1])
-        return Costs(**sums, transfer=transfer, latency=profile.link_latency, tail=tail)
+        return Costs(*zip(*sums, strict=True), transfer=transfer, latency=profile.link_latency,
+                     tail=tail)
 
     def __str__(self):
         return " | ".join((f"layers {first}-{last}" if last > first else f"layer {first}")
                           + (f" x{count}" if count > 1 else "")
                           for (first, last), count in zip(self.stages, self.replicas, strict=True))
+
+
+def _stage_costs(layers):
+    """F, B, W and U of a stage. If the vector unit needs longer than the matrix unit, F, B and W
+    are as much longer."""
+    forward, backward, weight, update, vector = (
+        sum(getattr(layer, name) for layer in layers)
+        for name in ("forward", "backward", "weight", "update", "vector"))
+    products = forward + backward + weight
+    if vector > products:
+        forward, backward = (-(-cycles * vector // products) if products else 0
+                             for cycles in (forward, backward))
+        weight = vector - forward - backward
+    return forward, backward, max(0, weight), update
 
 
 def _transfer(profile, layer):
@@ -68,7 +82,8 @@ def partition(profile, tiles, *, sub_minibatches=1, replicate=False, fits=None):
     """The :class:`Partition` whose largest stage load is least, then whose second largest is, then
     whose last stage begins first, then the last but one and so on.
 
-    The load of a stage is its cycles for a virtual minibatch of m sub-minibatches, m(F+B+W) + U.
+    The load of a stage is its cycles for a virtual minibatch of m sub-minibatches, m(F+B+W) + U, or
+    of its vector unit, if that needs more.
     Rows travel while tiles compute, so communication is hidden unless a link of the stage is
     occupied for longer; then the load is that.
 
@@ -106,15 +121,17 @@ def partition(profile, tiles, *, sub_minibatches=1, replicate=False, fits=None):
 def _loads(profile, m):
     """``load(first, last, replicas)``."""
     layers = profile.layers
-    compute, update, weights = (
+    compute, vector, update, weights = (
         [0, *accumulate(values)] for values in (
             [layer.forward + layer.backward + layer.weight for layer in layers],
+            [layer.vector for layer in layers],
             [layer.update for layer in layers], [layer.weight_bytes for layer in layers]))
     #: by layer: what its input needs, and its output; the ends are not on a link
     links = [0, *(_transfer(profile, layer) for layer in range(len(layers) - 1)), 0]
 
     def load(first, last, r):
-        busy = -(-m * (compute[last + 1] - compute[first]) // r) + update[last + 1] - update[first]
+        each = max(total[last + 1] - total[first] for total in (compute, vector))
+        busy = -(-m * each // r) + update[last + 1] - update[first]
         if r > 1:
             exchanged = Fraction(2 * (r - 1) * (weights[last + 1] - weights[first]), r)
             busy += ceil(exchanged / Fraction(profile.link_bytes_per_cycle))

@@ -60,6 +60,16 @@ class Plan:
         return [(operations[k][0], operations[k][1].kind.name, operations[k][1].sub)
                 for k in ordered]
 
+    @property
+    def limits(self):
+        """Activation sets that each tile may hold: in schedules that keep several, one more than
+        the order needs, so that instructions of different operations can be interleaved."""
+        name, tiles = self.schedule.name, self.schedule.tiles
+        if tiles == 1:
+            return [2]
+        more = name == "zero-bubble"
+        return [min(sets + more, bound(name, s, tiles)) for s, sets in enumerate(self.sets)]
+
     @cached_property
     def cycles(self):
         """Cycles per virtual minibatch, expected in steady state."""

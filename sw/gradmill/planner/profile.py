@@ -23,13 +23,16 @@ class LayerProfile:
     ----------
     forward, backward, weight : int
         Cycles of the forward pass, of the data gradient (0 for the first layer, whose input needs
-        none) and of the weight gradient.
+        none) and of the weight gradient: those of the matrix unit, behind which the vector unit
+        works.
     update : int
         Cycles of the optimizer step; once a virtual minibatch.
     output_bytes : int
         Bytes of its output on a link; the gradient that comes back is as long.
     weight_bytes : int
         Bytes of its parameters.
+    vector : int
+        Cycles of the vector unit in all three. A tile is as fast as the unit that needs most.
     """
 
     forward:      int
@@ -38,6 +41,7 @@ class LayerProfile:
     update:       int
     output_bytes: int
     weight_bytes: int
+    vector:       int = 0
 
     def __post_init__(self):
         for field in fields(self):

@@ -1,0 +1,131 @@
+"""Which instructions of a tile must stay in order: through rows, memory and the panel they use."""
+
+from dataclasses import dataclass, field
+
+from gradmill_hw.isa import Class, Opcode
+
+from .footprint import footprint
+
+
+__all__ = ["Node", "TileDependencies"]
+
+
+#: Data gradients that a weight gradient may overtake.
+_OVERTAKEN = 2
+
+
+@dataclass(eq=False)
+class Node:
+    """One instruction, or a ``SEND`` with its ``RECEIVE``, which stay together.
+
+    Members
+    -------
+    number : int
+        Place in the order that was asked for.
+    parts : list of (int, int, Opcode, dict)
+        Tile, place in its code, opcode, fields of each instruction.
+    after : set of Node
+        What must come before in the programs.
+    waits : set of Node
+        Of them, those that must have ended: they are in another queue and touch the same rows.
+    panel, uses : int or None
+        Panel that the instruction fills, or empties.
+    """
+
+    number: int
+    parts:  list
+    after:  set = field(default_factory=set)
+    waits:  set = field(default_factory=set)
+    panel:  object = None
+    uses:   object = None
+
+
+class TileDependencies:
+    """Finds what each instruction of one tile depends on. Rows are told apart by the buffer that
+    they belong to: what touches the same buffer stays in order if one of the two writes.
+
+    Parameters
+    ----------
+    buffers : TileBuffers
+        Placement.
+    limit : int
+        Activation sets that the tile may hold.
+    """
+
+    def __init__(self, buffers, limit):
+        self._buffers, self._limit = buffers, limit
+        self._wrote, self._read = {}, {}   # buffer -> last that wrote, those that read since
+        self._intervals = {}               # the same of memory: (tier, start, end)
+        self._released, self._holds, self._held = [], 0, None
+        self._filled = {}                  # panel -> what fills it
+        self._last, self._gradients = None, []  # data gradients: the last one; first products
+
+    def add(self, node, opcode, fields, operation):
+        """Account for an instruction of ``node`` in ``operation``, in the order that was asked
+        for."""
+        queue = opcode.queue
+        touched = footprint(opcode, fields, self._buffers.config)
+        reads, writes = (self._keys(rows) for rows in (touched.reads, touched.writes))
+        reads += [self._interval(interval) for interval in touched.memory_reads]
+        writes += [self._interval(interval) for interval in touched.memory_writes]
+        before = set()
+        for key in reads:
+            before.add(self._wrote.get(key))
+        for key in writes:
+            before |= {self._wrote.get(key), *self._read.get(key, ())}
+        before = {pair for pair in before if pair is not None and pair[0] is not node}
+        node.after |= {other for other, _ in before}
+        node.waits |= {other for other, used in before if used is not queue}
+        self._panels(node, reads, writes, before)
+        for key in writes:
+            self._wrote[key], self._read[key] = (node, queue), []
+        for key in reads:
+            self._read.setdefault(key, []).append((node, queue))
+        if opcode is Opcode.MATMUL:
+            self._stash(node, fields)
+            self._defer(node, operation)
+        elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
+              and fields["cls"] != Class.STASH):
+            node.after.add(self._held)  # parameters are not loaded long before their update
+
+    def _keys(self, rows_by_memory):
+        return [(memory, owner) for memory, rows in rows_by_memory.items()
+                for owner in self._buffers.owners(memory, rows)]
+
+    def _interval(self, interval):
+        """A key for bytes of memory; overlapping intervals share one."""
+        tier, start, end = interval
+        for (t, s, e), key in self._intervals.items():
+            if t == tier and s < end and start < e:
+                self._intervals[interval] = key
+                return key
+        return self._intervals.setdefault(interval, ("memory", interval))
+
+    def _panels(self, node, reads, writes, before):
+        """A panel is filled only when nothing but that keeps the one who empties it: so a filled
+        panel is always emptied, and products never wait for each other's panels in a circle."""
+        for _, owner in writes:
+            if isinstance(owner, int):
+                node.panel, self._filled[owner] = owner, node
+        for _, owner in reads:
+            if isinstance(owner, int):
+                node.uses, filler = owner, self._filled[owner]
+                filler.after |= {other for other, _ in before if other is not filler}
+
+    def _stash(self, node, fields):
+        """A set is held only when the one that many sets before has been released."""
+        if fields.get("hold"):
+            if self._holds >= self._limit:
+                node.after.add(self._released[self._holds - self._limit])
+            self._holds, self._held = self._holds + 1, node
+        if fields.get("release"):
+            self._released.append(node)
+
+    def _defer(self, node, operation):
+        """A weight gradient does not overtake more than a few data gradients that the schedule puts
+        first: it is kept for when there would be nothing else to do."""
+        if operation and operation[0] == "B" and operation != self._last:
+            self._last = operation
+            self._gradients.append(node)
+        elif operation and operation[0] == "W" and len(self._gradients) > _OVERTAKEN:
+            node.after.add(self._gradients[-1 - _OVERTAKEN])

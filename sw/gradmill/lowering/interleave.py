@@ -1,0 +1,221 @@
+"""Puts instructions of all tiles in the order in which they can start.
+
+The emitter writes one operation after the other. Done in that order, the matrix unit would wait for
+the vector unit within an operation, and the other way round. Here instructions of different
+operations are interleaved: at each step, of all instructions whose predecessors have been placed,
+the one comes next that can start first, by the same formulas as the cycle model's; of several, the
+first in the order of the schedule. So a unit that would wait works ahead.
+
+Instructions that depend on each other stay in order, so every result keeps its bits. Products go
+to whichever panel of the accumulators is free. A ``SEND`` and its ``RECEIVE`` are placed in one
+step, so there is one order of all instructions that agrees with every program and in which they are
+neighbours: programs cannot deadlock (see :mod:`.pipeline`).
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from gradmill_hw.isa import Opcode, Queue
+
+from ..unit_times import UNITS, Bus, Memory, Units
+from .buffers import VIRTUAL_ROWS
+from .dependencies import Node, TileDependencies
+from .footprint import Fields
+
+
+__all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
+
+
+#: Loads that a queue holds at a time: they are often late, and a full queue stops the sequencer.
+_LOADS = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is placed at once.
+
+    Parameters
+    ----------
+    operation : (str, int) or None
+        Operation that it is part of, ``"F"``, ``"B"`` or ``"W"``, and sub-minibatch.
+    parts : list of (int, int)
+        ``(tile, place in its code)``: one instruction, or a ``SEND`` and its ``RECEIVE``.
+    """
+
+    operation: tuple | None
+    parts:     list
+
+
+@dataclass(frozen=True)
+class Interleaving:
+    """Where each instruction goes.
+
+    Parameters
+    ----------
+    orders : list of list
+        By tile: ``(place in its code, {virtual panel row: real row})``.
+    """
+
+    orders: list
+
+    def apply(self, codes):
+        """Code of each tile in the new order, with real panels."""
+        return [[_rename(code[index], panels) for index, panels in order]
+                for code, order in zip(codes, self.orders, strict=True)]
+
+
+def _rename(instruction, panels):
+    if not panels:
+        return instruction
+    opcode, fields = instruction
+    return opcode, {name: panels.get(value, value) if name in ("op0", "op1", "op2") else value
+                    for name, value in fields.items()}
+
+
+def interleave(config, buffers, codes, steps, limits):
+    """The :class:`Interleaving` of ``codes``.
+
+    Parameters
+    ----------
+    config : Config
+        Sizes.
+    buffers : list of TileBuffers
+        Of each tile.
+    codes : list of list of (opcode, fields)
+        Of each tile.
+    steps : list of Step
+        All instructions, in an order in which they may be executed.
+    limits : sequence of int
+        Activation sets that each tile may hold.
+    """
+    nodes = _nodes(buffers, codes, steps, limits)
+    placing = _Placing(config, buffers)
+    blocked = {node: len(node.after) for node in nodes}
+    then = {}
+    for node in nodes:
+        for other in node.after:
+            then.setdefault(other, []).append(node)
+    ready = [node for node in nodes if not blocked[node]]
+    while ready:
+        node = min(ready, key=placing.key)
+        ready.remove(node)
+        placing.place(node)
+        for other in then.get(node, ()):
+            blocked[other] -= 1
+            if not blocked[other]:
+                ready.append(other)
+    return Interleaving(placing.orders)
+
+
+def interleave_one(buffers, code):
+    """``code`` of a tile on its own, interleaved."""
+    steps = [Step(None, [(0, index)]) for index in range(len(code))]
+    return interleave(buffers.config, [buffers], [code], steps, [1]).apply([code])[0]
+
+
+def _nodes(buffers, codes, steps, limits):
+    tiles = [TileDependencies(own, limit) for own, limit in zip(buffers, limits, strict=True)]
+    nodes = []
+    for number, step in enumerate(steps):
+        parts = [(t, index, opcode, Fields(fields)) for t, index in step.parts
+                 for opcode, fields in [codes[t][index]]]
+        node = Node(number, parts)
+        for t, _, opcode, fields in parts:
+            tiles[t].add(node, opcode, fields, step.operation)
+        nodes.append(node)
+    return nodes
+
+
+class _Placing:
+    """Follows the units of all tiles while instructions are placed."""
+
+    def __init__(self, config, buffers):
+        self._config = config
+        buses = [Bus(Memory()) for _ in range(4)]
+        self._units = [Units(config, buses) for _ in buffers]
+        self._rows = [own.panel_rows for own in buffers]
+        self.orders = [[] for _ in buffers]
+        self._ends, self._earliest = {}, {}
+        self._keys = {}  # node -> instructions that its tiles had, its key then
+        #: by tile and queue: ends of as many instructions as may be in the queue
+        self._places = [{q: deque([0] * depth, depth) for q in Queue
+                         for depth in [_LOADS if q is Queue.LOAD else config.queue_depth]}
+                        for _ in buffers]
+        #: by tile: real panel -> when it is free; those filled are absent
+        self._panels = [dict.fromkeys(own.panels, 0) for own in buffers]
+        self._held = [{} for _ in buffers]     # virtual panel -> real panel
+        self._last = [None for _ in buffers]   # the panel filled last
+
+    def key(self, node):
+        """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its
+        place in the schedule, and when it would start."""
+        placed = tuple(len(self.orders[t]) for t, *_ in node.parts)
+        known = self._keys.get(node)
+        if known is None or known[0] != placed:
+            known = self._keys[node] = placed, self._key(node)
+        return known[1]
+
+    def _key(self, node):
+        if node not in self._earliest:
+            self._earliest[node] = max((self._ends[other] + UNITS.token for other in node.waits),
+                                       default=0)
+        start = self._earliest[node]
+        for t, _, opcode, _ in node.parts:
+            # The sequencer stops at a queue that has no place.
+            start = max(start, self._units[t].free[opcode.queue], self._places[t][opcode.queue][0])
+        t, _, opcode, fields = node.parts[0]
+        if node.panel is not None:
+            start = max(start, min(self._panels[t].values(), default=float("inf")))
+        if opcode is Opcode.VECTOR:
+            op = self._operands(node, t, fields)
+            return start + self._units[t].kept_waiting(fields, op, start), node.number, start
+        return start, node.number, start
+
+    def place(self, node):
+        """Append the instructions of ``node`` to their tiles."""
+        *_, start = self.key(node)
+        t, _, opcode, fields = node.parts[0]
+        panels = self._choose(node, t)
+        for tile, index, *_ in node.parts:
+            self.orders[tile].append((index, panels))
+        if opcode is Opcode.SEND:
+            end = self._transfer(node, start)
+        else:
+            end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
+        self._ends[node] = end
+        for tile, _, own, _ in node.parts:
+            self._places[tile][own.queue].append(end)
+        if node.uses is not None:
+            self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
+
+    def _choose(self, node, t):
+        """:meth:`_panel`, after a product got one that is free, if possible in a bank from which
+        nothing is still to be read."""
+        if node.panel is not None:
+            free, bank = self._panels[t], self._config.acc_rows // self._config.banks
+            filled = [row // bank for row in self._held[t].values()]
+            last = None if self._last[t] is None else self._last[t] // bank
+            chosen = min(free, key=lambda row: (filled.count(row // bank), row // bank == last,
+                                                free[row]))
+            del free[chosen]
+            self._held[t][node.panel], self._last[t] = chosen, chosen
+        return self._panel(node, t)
+
+    def _panel(self, node, t):
+        """``{virtual: real}`` row of the panel that ``node`` fills or empties, if it does."""
+        virtual = node.panel if node.panel is not None else node.uses
+        if virtual is None:
+            return {}
+        return {VIRTUAL_ROWS + virtual * self._rows[t]: self._held[t][virtual]}
+
+    def _operands(self, node, t, fields):
+        panels = self._panel(node, t)
+        return [panels.get(fields[f"op{k}"], fields[f"op{k}"]) for k in range(3)]
+
+    def _transfer(self, node, start):
+        (sender, _, _, fields), (receiver, *_) = node.parts
+        cycles = self._units[sender].send(fields, self._operands(node, sender, fields), start)
+        end = start + UNITS.link + cycles
+        self._units[sender].free[Queue.LINK_OUT] = start + cycles + 4
+        self._units[receiver].free[Queue.LINK_IN] = end
+        return end

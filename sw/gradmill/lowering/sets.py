@@ -1,0 +1,68 @@
+"""How many sets of activations and gradients an order of operations keeps in each tile."""
+
+from collections import deque
+
+
+__all__ = ["held", "paced", "received"]
+
+
+def held(order, tiles):
+    """Activation sets that each tile holds at most, from F to W."""
+    alive, most = [0] * tiles, [1] * tiles
+    for t, operation, _ in order:
+        alive[t] += (operation == "F") - (operation == "W")
+        most[t] = max(most[t], alive[t])
+    return most
+
+
+def received(order, tiles):
+    """Sets of inputs and of gradients of each tile: the most that are alive at a time, from the
+    operation that sends them."""
+    alive, most = [[0, 0] for _ in range(tiles)], [[1, 1] for _ in range(tiles)]
+
+    def change(tile, kind, amount):
+        alive[tile][kind] += amount
+        most[tile][kind] = max(most[tile][kind], alive[tile][kind])
+
+    for t, operation, _ in order:
+        if operation == "F":
+            if t == 0:
+                change(t, 0, 1)
+            if t == tiles - 1:
+                change(t, 1, 1)
+            else:
+                change(t + 1, 0, 1)
+        elif operation == "B" and t > 0:
+            change(t - 1, 1, 1)
+        elif operation == "W":
+            change(t, 0, -1)
+            change(t, 1, -1)
+    return [tuple(pair) for pair in most]
+
+
+def paced(order, limits):
+    """``order`` with the operations of every tile as they are, but none that would make a neighbour
+    keep more than its limit of sets; ``order`` itself if that cannot be."""
+    tiles = len(limits)
+    queues = [deque(step for step in order if step[0] == t) for t in range(tiles)]
+    done = [dict.fromkeys("FBW", 0) for _ in range(tiles)]
+
+    def possible(t, operation, j):
+        if operation == "F":
+            return ((t == 0 or done[t - 1]["F"] > j)
+                    and (t == tiles - 1 or j < done[t + 1]["W"] + limits[t + 1]))
+        if operation == "B":
+            return ((t == tiles - 1 or done[t + 1]["B"] > j)
+                    and (t == 0 or j < done[t - 1]["W"] + limits[t - 1]))
+        return True
+
+    found, rest = [], list(order)
+    while rest:
+        step = next((step for step in rest if queues[step[0]][0] == step and possible(*step)), None)
+        if step is None:
+            return tuple(order)
+        rest.remove(step)
+        queues[step[0]].popleft()
+        done[step[0]][step[1]] += 1
+        found.append(step)
+    return tuple(found)

@@ -1,0 +1,224 @@
+"""Instructions in the order in which they can start: complete, legal, and faster."""
+
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import gradmill as gm
+from gradmill.cycle_model import predict
+from gradmill.lowering import pipeline
+from gradmill.lowering.buffers import VIRTUAL_ROWS
+from gradmill.lowering.footprint import footprint
+from gradmill.lowering.interleave import Interleaving, interleave
+from gradmill.lowering.sets import held, paced, received
+from gradmill_hw.config import NANO, SIM
+from gradmill_hw.isa import Opcode
+from tests.test_pipeline import network, random_order
+
+
+#: widths, B, M, tiles
+CASES = [((20, 16, 12, 9, 5), 24, 4, 4), ((9, 12, 7, 5), 10, 3, 2), ((8, 24, 16, 2), 11, 2, 3),
+         ((17, 9, 3), 7, 2, 1)]
+
+
+def lowered(widths, size, sub, tiles, monkeypatch, config=SIM):
+    """Codes of all tiles before and after, the interleaving, and its arguments."""
+    seen = []
+    original = pipeline.interleave
+
+    def spy(*arguments):
+        seen.append((arguments, original(*arguments)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(pipeline, "interleave", spy)
+    with gm.open("emulator", config.replace(tiles=max(2, tiles))) as device:
+        trainer = gm.Trainer(network(widths), device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
+                             virtual_minibatch=size, sub_minibatch=sub, tiles=tiles)
+        trainer._lowering.train(size, 1, (1 << 16, 1 << 12), trainer._regions, trainer._losses_at)
+    (_, buffers, codes, steps, limits), made = seen[-1]
+    return buffers, codes, steps, limits, made
+
+
+def rows_of(touched, which):
+    """Keys of what an instruction reads or writes."""
+    found = {(memory, row) for memory, rows in getattr(touched, which).items()
+             for row in np.unique(rows).tolist()}
+    return found | set(getattr(touched, f"memory_{which}"))
+
+
+def conflicts(code, config):
+    """Pairs of numbers of instructions whose order matters, but for panels."""
+    touched = [footprint(opcode, fields, config) for opcode, fields in code]
+    reads, writes = ([{key for key in rows_of(one, which)
+                       if key[0] != "acc" or key[1] < VIRTUAL_ROWS} for one in touched]
+                     for which in ("reads", "writes"))
+    return {(a, b) for b in range(len(code)) for a in range(b)
+            if writes[a] & (reads[b] | writes[b]) or reads[a] & writes[b]}
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_dependent_instructions_stay_in_order(case, monkeypatch):
+    buffers, codes, _, _, made = lowered(*CASES[case], monkeypatch)
+    moved = 0
+    for code, order in zip(codes, made.orders, strict=True):
+        place = {index: k for k, (index, _) in enumerate(order)}
+        assert sorted(place) == list(range(len(code))), "every instruction once"
+        assert all(place[a] < place[b] for a, b in conflicts(code, buffers[0].config))
+        moved += sum(a > b for a, b in pairwise(index for index, _ in order))
+    assert moved > 10, "there is something to gain"
+
+
+@pytest.mark.parametrize("panels", [1, 2, 4])
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_a_panel_is_read_before_it_is_filled_again(case, panels, monkeypatch):
+    buffers, codes, steps, limits, _ = lowered(*CASES[case], monkeypatch)
+    for own in buffers:
+        del own.panels[panels:]
+    made = interleave(buffers[0].config, buffers, codes, steps, limits)
+    for own, code in zip(buffers, made.apply(codes), strict=True):
+        filled = {}
+        for opcode, fields in code:
+            touched = footprint(opcode, fields, own.config)
+            assert all(rows.max() < own.config.acc_rows for rows in
+                       (touched.reads.get("acc"), touched.writes.get("acc")) if rows is not None)
+            for panel in own.panels:
+                inside = range(panel, panel + own.panel_rows)
+                if set(touched.reads.get("acc", np.array([])).tolist()) & set(inside):
+                    assert filled.pop(panel) is Opcode.MATMUL
+                if opcode is Opcode.MATMUL and fields["op2"] == panel:
+                    assert panel not in filled
+                    filled[panel] = opcode
+        assert not filled
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_every_receive_follows_its_send(case, monkeypatch):
+    """The programs agree with one order in which both halves of a transfer are neighbours: taking
+    whatever is not a transfer as it comes, and transfers only in pairs, all programs end."""
+    _, codes, _, _, made = lowered(*CASES[case], monkeypatch)
+    tiles = made.apply(codes)
+    at = [0] * len(tiles)
+
+    def local():
+        for t, code in enumerate(tiles):
+            while at[t] < len(code) and code[at[t]][0] not in (Opcode.SEND, Opcode.RECEIVE):
+                at[t] += 1
+
+    def pair():
+        for t, code in enumerate(tiles):
+            if at[t] < len(code) and code[at[t]][0] is Opcode.SEND:
+                fields = code[at[t]][1]
+                other = t + (1 if fields["peer"] else -1)
+                opcode, their = tiles[other][at[other]]
+                if (opcode is Opcode.RECEIVE and their["peer"] != fields["peer"]
+                        and (their["sub"], their.get("gradient"))
+                        == (fields["sub"], fields.get("gradient"))):
+                    at[t], at[other] = at[t] + 1, at[other] + 1
+                    return True
+        return False
+
+    local()
+    while pair():
+        local()
+    assert at == [len(code) for code in tiles]
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_no_tile_holds_more_sets_than_its_limit(case, monkeypatch):
+    buffers, codes, steps, limits, made = lowered(*CASES[case], monkeypatch)
+    assert_held(codes, made, limits)
+    needed = [most_held(code) for code in codes]
+    assert_held(codes, interleave(buffers[0].config, buffers, codes, steps, needed), needed)
+
+
+def assert_held(codes, made, limits):
+    for code, limit in zip(made.apply(codes), limits, strict=True):
+        assert 0 < most_held(code) <= limit
+
+
+def most_held(code):
+    """Most sets between the marks of a program."""
+    alive = most = 0
+    for _, fields in code:
+        alive += fields.get("hold", 0)
+        most = max(most, alive)
+        alive -= fields.get("release", 0)
+    assert not alive
+    return most
+
+
+def test_it_is_faster_than_one_operation_after_the_other(monkeypatch):
+    config, widths = SIM.replace(tiles=4), (8, 64, 64, 72, 64, 64, 8)
+    cycles = []
+    for plain in (False, True):
+        with gm.open("emulator", config) as device:
+            trainer = gm.Trainer(network(widths), device, optimizer=gm.SGD(lr=0.1),
+                                 virtual_minibatch=192, sub_minibatch=16, tiles=4)
+            if plain:
+                monkeypatch.setattr(pipeline, "interleave", in_turn)
+            programs = trainer._lowering.train(192, 2, (1 << 16, 1 << 12), trainer._regions,
+                                               trainer._losses_at)
+            cycles.append(predict(programs, config).cycles)
+    assert cycles[0] < 0.8 * cycles[1], cycles
+
+
+def in_turn(config, buffers, codes, steps, limits):
+    """What :func:`interleave` would be without interleaving: panels in turn."""
+    orders, at = [[] for _ in codes], [{} for _ in codes]
+    for step in steps:
+        for t, index in step.parts:
+            used = [row for name in ("op0", "op1", "op2")
+                    if (row := codes[t][index][1].get(name, 0)) >= VIRTUAL_ROWS]
+            for row in used:
+                at[t].setdefault(row, buffers[t].panels[len(at[t]) % 2])
+            orders[t].append((index, {row: at[t][row] for row in used}))
+    return Interleaving(orders)
+
+
+# Sets -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_paced_order_has_the_same_operations_and_fewer_sets(seed):
+    rng = random.Random(seed)
+    tiles, count, cap = rng.randrange(2, 5), rng.randrange(3, 12), rng.randrange(2, 6)
+    order = random_order(tiles, count, cap, rng)
+    limits = [cap] * tiles
+    found = paced(order, limits)
+    for t in range(tiles):
+        assert [step for step in found if step[0] == t] == [step for step in order if step[0] == t]
+    done = set()
+    for t, kind, j in found:
+        assert kind != "F" or t == 0 or (t - 1, "F", j) in done
+        assert kind != "B" or t == tiles - 1 or (t + 1, "B", j) in done
+        done.add((t, kind, j))
+    assert held(found, tiles) == held(order, tiles)
+    if found != tuple(order):
+        assert all(max(pair) <= cap for pair in received(found, tiles))
+
+
+def test_a_tile_does_not_run_ahead_of_the_sets_of_the_next():
+    ahead = [(0, "F", j) for j in range(3)]
+    rest = [step for j in range(3) for step in
+            [(1, kind, j) for kind in "FBW"] + [(0, kind, j) for kind in "BW"]]
+    assert received(ahead + rest, 2) == [(3, 1), (3, 1)]
+    assert received(paced(ahead + rest, [3, 1]), 2) == [(3, 1), (1, 1)]
+
+
+def test_an_order_that_cannot_be_paced_stays():
+    order = [(t, kind, j) for kind in "FBW" for j in range(3) for t in
+             (range(2) if kind == "F" else reversed(range(2)))]
+    assert paced(order, [3, 3]) == tuple(order)
+    assert paced(order, [1, 1]) == tuple(order)
+
+
+@pytest.mark.parametrize(("rows", "sets"), [(512, 2), (256, 1)])
+def test_a_second_set_where_there_is_room(rows, sets):
+    config = NANO.replace(tensor_rows=rows, acc_rows=1024)
+    with gm.open("emulator", config) as device:
+        trainer = gm.Trainer(network((12, 16, 8)), device, optimizer=gm.SGD(lr=0.1),
+                             virtual_minibatch=32, sub_minibatch=8)
+        (buffers,) = trainer._lowering.buffers
+        assert len(buffers.x) == len(buffers.dy) == sets
+        trainer.fit(np.ones((32, 12), np.float32), np.zeros(32, int), epochs=1)
