@@ -203,7 +203,7 @@ def test_a_tile_does_not_run_ahead_of_the_sets_of_the_next():
     rest = [step for j in range(3) for step in
             [(1, kind, j) for kind in "FBW"] + [(0, kind, j) for kind in "BW"]]
     assert received(ahead + rest, 2) == [(3, 1), (3, 1)]
-    assert received(paced(ahead + rest, [3, 1]), 2) == [(3, 1), (1, 1)]
+    assert received(paced(ahead + rest, [3, 1]), 2) == [(3, 2), (1, 1)]
 
 
 def test_an_order_that_cannot_be_paced_stays():
