@@ -120,7 +120,7 @@ def test_prediction_equals_the_golden_forward_pass():
     outputs = []
     golden._mse = lambda z, t, batch: (outputs.append(z), (z, np.float32(0)))[1]
     for start in range(0, 43, 4):
-        golden._sub_minibatch(x[start:start + 4], np.zeros((4, 5), np.float32), 4)
+        golden._sub_minibatch(x[start:start + 4], np.zeros((4, 5), np.float32), 4, start // 4)
     with gm.open("emulator", SIM) as device:
         trainer = gm.Trainer(model, device, optimizer=gm.SGD(lr=1), virtual_minibatch=8,
                              sub_minibatch=4)
