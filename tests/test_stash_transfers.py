@@ -8,6 +8,7 @@ from gradmill_hw.config import CARD, NANO, SIM
 from gradmill_hw.isa import Kind, Opcode
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.regs import Error, Tier
+from gradmill_hw.stash import codec_model
 from gradmill_hw.stash.formats import Format, from_tag
 from tb.stash_runs import blocks_of_rows
 from tb.transfers import (
@@ -139,6 +140,30 @@ def test_many_formats_there_and_back(name):
     assert len(bench.written[Kind.BFP]) == 70 * len(commands)
     for row, bits in bench.written[Kind.BFP].items():
         assert bits == bfp_bits(config, state, row), row
+
+
+@pytest.mark.parametrize("widest", ["mx9/16", "bfp(8)+zeros/16"])
+def test_every_block_another_format(widest):
+    """A run whose blocks say by their tags what they are; the codec only says how far to read."""
+    config, rng = SIM, random.Random(widest)
+    memory, state = new_memory(rng), new_state(config, rng)
+    most, parts, rows = Format.parse(widest), [], 0
+    for _ in range(24):
+        entry = from_tag(rng.choice([tag for tag in TAGS if from_tag(tag).packed <= most.packed]))
+        count = entry.rows(config.n)
+        mantissa, exponent = numbers(rng, config, count)
+        parts.append(codec_model.encode_rows(config, entry, mantissa, exponent).raw)
+        rows += count
+    raw = np.concatenate(parts)
+    memory[0][: len(raw)] = raw
+    for stall in (0, 0.3):
+        command = one_run(config, rng, most, rows, stochastic=int(stall > 0))
+        bench = TransferBench(config, Opcode.LOAD, memory, state, stall=stall).run([command])
+        read = transfer_model.load(config, command, memory, state, OPEN)
+        assert sum(bench.traffic.values()) == read
+        assert len(bench.written[Kind.BFP]) == rows
+        for row, bits in bench.written[Kind.BFP].items():
+            assert bits == bfp_bits(config, state, row), row
 
 
 @pytest.mark.parametrize("name", ["nano", "edge"])

@@ -140,7 +140,7 @@ class Quantise(wiring.Component):
 
         # Bins of the non-uniform format, read by every lane.
         m.submodules.table = table = Memory(
-            shape=data.StructLayout(SLOTS), depth=STEPS, attrs={"ram_style": "distributed"},
+            shape=data.StructLayout(SLOTS), depth=STEPS,
             init=[{slot: int(PRESETS[slot].codes[step]) for slot in SLOTS}
                   for step in range(STEPS)])
         port = table.write_port()

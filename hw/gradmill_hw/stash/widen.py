@@ -112,8 +112,7 @@ class Widen(wiring.Component):
 
         # Tables, and the magnitude that a code means.
         m.submodules.table = table = Memory(
-            shape=DECODE_BITS + SPREAD_BITS, depth=1 << BIN_BITS + 2,
-            attrs={"ram_style": "distributed"}, init=_initial())
+            shape=DECODE_BITS + SPREAD_BITS, depth=1 << BIN_BITS + 2, init=_initial())
         port = table.write_port()
         m.d.comb += [
             port.en.eq(self.entry_valid),
