@@ -17,7 +17,7 @@ from gradmill.cycle_model import predict
 from gradmill.timeline import record
 
 
-WIDTHS, SUB, VIRTUAL = (8, 64, 64, 72, 64, 64, 8), 16, 2048
+WIDTHS, SUB, VIRTUAL = (8, 64, 64, 72, 64, 64, 8), 16, 512
 #: Virtual minibatches of the shorter and of the longer run.
 RUNS = 1, 2
 

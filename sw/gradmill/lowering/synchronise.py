@@ -11,7 +11,7 @@ cannot deadlock, and program order, in which the emulator executes, is one of it
 
 import numpy as np
 
-from gradmill_hw.isa import Queue, token
+from gradmill_hw.isa import Opcode, Queue, Space, token
 
 from .footprint import footprint
 
@@ -30,7 +30,8 @@ class Synchroniser:
 
     def __init__(self, config):
         self._config = config
-        sizes = {"tensor": config.tensor_rows, "acc": config.acc_rows, "mask": config.mask_rows}
+        sizes = {"tensor": config.tensor_rows, "acc": config.acc_rows, "mask": config.mask_rows,
+                 "bank": config.banks}
         self._queues = list(Queue)
         #: last instruction of each queue that read / wrote each row, -1 for none
         self._read  = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}
@@ -47,6 +48,7 @@ class Synchroniser:
         if queue is None:
             return
         touched = footprint(opcode, fields, self._config)
+        self._take_turns(opcode, fields, touched)
         latest = np.full(len(self._queues), -1)
         for memory, rows in touched.reads.items():
             np.maximum(latest, self._wrote[memory][:, rows].max(axis=1), out=latest)
@@ -66,6 +68,15 @@ class Synchroniser:
             self._wrote[memory][queue, rows] = index
         for writes, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
             self._memory += [(queue, index, writes, *interval) for interval in intervals]
+
+    def _take_turns(self, opcode, fields, touched):
+        """A product keeps the vector unit from the bank of its rows for as long as it lasts. So it
+        waits for vector instructions on that bank that come before it, and they for it."""
+        bank = [fields.get("op0", 0) // (self._config.tensor_rows // self._config.banks)]
+        if opcode is Opcode.MATMUL:
+            touched.writes["bank"] = bank
+        elif opcode is Opcode.VECTOR and fields.get("a_space") == Space.TENSOR:
+            touched.reads["bank"] = bank
 
     def _memory_conflicts(self, touched, latest):
         for writes, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
