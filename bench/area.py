@@ -9,13 +9,16 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from gradmill_hw.config import SIM, get_config
 from gradmill_hw.control.control import ControlPath
 from gradmill_hw.emit import emit
 from gradmill_hw.matrix.matrix import MatrixUnit
 from gradmill_hw.matrix.systolic import SystolicArray
+from gradmill_hw.memory.copy import Copy
 from gradmill_hw.memory.load import Load
 from gradmill_hw.memory.store import Store
 from gradmill_hw.numeric.quantiser import TileQuantiser
@@ -24,18 +27,34 @@ from rich.console import Console
 from rich.table import Table
 
 
-#: Name -> component (none: the device), and what its LUTs are divided by with the allowed quotient.
+class Unit(NamedTuple):
+    """What is synthesised: component of a configuration (None: the device) with or without the
+    parts that are optional, and what its LUTs are divided by, with the allowed quotient."""
+
+    build:   Callable
+    options: dict
+    per:     str | None = None
+    count:   Callable = lambda config: 1
+    allowed: int | None = None
+
+
+_PLAIN  = {"stash": False, "copy": False}
+_FULL   = {"stash": True, "copy": True}
+_MACS   = "MAC", lambda config: config.tiles * config.n**2
+_LANES  = "lane", lambda config: config.n
 UNITS = {
-    "array":     (SystolicArray, "MAC", lambda c: c.n**2, 75),
-    "quantiser": (lambda c: TileQuantiser(c, tag_bits=0), "lane", lambda c: c.n, 117),
-    "matrix":    (MatrixUnit, "MAC", lambda c: c.n**2, None),
-    "vector":    (VectorUnit, "lane", lambda c: c.n, None),
-    "load":      (lambda c: Load(c.replace(stash=False)), None, None, None),
-    "store":     (lambda c: Store(c.replace(stash=False)), None, None, None),
-    "load, codec":  (lambda c: Load(c.replace(stash=True)), None, None, None),
-    "store, codec": (lambda c: Store(c.replace(stash=True)), None, None, None),
-    "control":   (ControlPath, None, None, None),
-    "device":    (lambda c: None, "MAC", lambda c: c.tiles * c.n**2, 446),
+    "array":        Unit(SystolicArray, _PLAIN, *_MACS, 75),
+    "quantiser":    Unit(lambda c: TileQuantiser(c, tag_bits=0), _PLAIN, *_LANES, 117),
+    "matrix":       Unit(MatrixUnit, _PLAIN, *_MACS),
+    "vector":       Unit(VectorUnit, _PLAIN, *_LANES),
+    "control":      Unit(ControlPath, _PLAIN),
+    "load":         Unit(Load, _PLAIN),
+    "store":        Unit(Store, _PLAIN),
+    "load, codec":  Unit(Load, _FULL),
+    "store, codec": Unit(Store, _FULL),
+    "copy":         Unit(Copy, _FULL),
+    "device":       Unit(lambda config: None, _PLAIN, *_MACS, 446),
+    "device, codec and copy": Unit(lambda config: None, _FULL, *_MACS),
 }
 _SYNTH = {"xcup": "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top gradmill",
           "ecp5": "synth_ecp5 -top gradmill"}
@@ -92,12 +111,13 @@ def main():
                        "allowed"):
             table.add_column(column, justify="right")
         for name in arguments.units or UNITS:
-            build, per, divisor, allowed = UNITS[name]
+            unit = UNITS[name]
+            own = config.replace(**unit.options)
             with console.status(f"{family}: {name}"):
-                found = summary(cells(config, build(config), family), family)
-            quotient = f"{found['LUT'] / divisor(config):.1f} / {per}" if per else ""
+                found = summary(cells(own, unit.build(own), family), family)
+            quotient = f"{found['LUT'] / unit.count(own):.1f} / {unit.per}" if unit.per else ""
             table.add_row(name, *(f"{value:,}" for value in found.values()), quotient,
-                          f"{allowed}" if allowed and family == "xcup" else "")
+                          f"{unit.allowed}" if unit.allowed and family == "xcup" else "")
         console.print(table)
 
 
