@@ -11,7 +11,8 @@ from gradmill_hw.stash.formats import Format
 from tests.golden import Golden
 
 
-CONFIGS = {"sim": SIM, "nano": NANO.replace(stash=True, acc_rows=2048), "card": CARD}
+CODEC = SIM.replace(stash=True)
+CONFIGS = {"sim": CODEC, "nano": NANO.replace(stash=True, acc_rows=2048), "card": CARD}
 SEED = 5
 
 #: config, widths, relu of each layer, B, M, samples, stash; short last groups everywhere
@@ -138,7 +139,7 @@ def test_weights_equal_the_golden_run(number):
 def test_step_zero_is_the_same_with_and_without():
     results = []
     for stash in (None, gm.Stash("mx4"), gm.Stash("mask+bfp(1)")):
-        with gm.open("emulator", SIM) as device:
+        with gm.open("emulator", CODEC) as device:
             case = ("sim", (13, 19, 17, 5), (1, 1, 0), 20, 20, 20, stash)
             model, history, _ = trained(device, case, 1)
             results.append((history.train_loss, model.state_dict()["4.bias"].tobytes()))
@@ -150,7 +151,7 @@ def test_several_tiles_give_the_same_bits():
             gm.Stash("mask+bfp(3)/64", rounding="stochastic"))
     found = []
     for tiles in (1, 3):
-        with gm.open("emulator", SIM.replace(tiles=tiles), seed=SEED) as device:
+        with gm.open("emulator", CODEC.replace(tiles=tiles), seed=SEED) as device:
             found.append(trained(device, case, 3)[0].state_dict())
     for name in found[0]:
         assert found[0][name].tobytes() == found[1][name].tobytes(), name
@@ -159,9 +160,9 @@ def test_several_tiles_give_the_same_bits():
 def test_a_checkpoint_remembers_the_stash(tmp_path):
     stash = gm.Stash("bfp(5)/32", layers={2: "mask+bfp(2)/16"}, rounding="stochastic", draw=True)
     case = ("sim", (9, 12, 12, 3), (1, 1, 0), 24, 10, 75, stash)
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", CODEC) as device:
         trained(device, case, 3)[2].save(tmp_path / "kept")
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", CODEC) as device:
         assert gm.Trainer.load(tmp_path / "kept", device).stash == stash
 
 
@@ -171,17 +172,17 @@ def test_what_cannot_be_stashed_is_refused():
     with pytest.raises(ConfigError, match="no stash codec"):
         gm.Stash("mx9").formats(relu.stages, NANO)
     with pytest.raises(ConfigError, match="no signs"):
-        gm.Stash("mask+bfp(2)").formats(linear.stages, SIM)
+        gm.Stash("mask+bfp(2)").formats(linear.stages, CODEC)
     for layer in (0, 2, "a"):
         with pytest.raises(ConfigError, match="hidden activations"):
-            gm.Stash(layers={layer: "mx9"}).formats(relu.stages, SIM)
+            gm.Stash(layers={layer: "mx9"}).formats(relu.stages, CODEC)
     with pytest.raises(ValueError, match="without a format"):
         gm.Stash()
     with pytest.raises(ValueError, match="rounding"):
         gm.Stash("mx9", rounding="up")
     with pytest.raises(ValueError, match="no room"):
         gm.Stash(Format("mx9"), bits=3)
-    with gm.open("emulator", SIM) as device, pytest.raises(ValueError, match="use Stash"):
+    with gm.open("emulator", CODEC) as device, pytest.raises(ValueError, match="use Stash"):
         gm.Trainer(relu, device, optimizer=gm.SGD(lr=1), virtual_minibatch=4, sub_minibatch=2,
                    stash="mx9")
 

@@ -168,7 +168,7 @@ EDGE = Config(name="edge", n=8, tensor_rows=4096, acc_rows=1024, mask_rows=1024,
               address_bits=32)
 
 #: What ``make sim`` trains on.
-SIM = Config(name="sim", n=8, stash=True)
+SIM = Config(name="sim", n=8)
 
 #: A large FPGA.
 CARD = Config(name="card", n=16, tensor_rows=16384, acc_rows=4096, mask_rows=4096,

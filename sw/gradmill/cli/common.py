@@ -45,13 +45,16 @@ SubMinibatch = Annotated[int | None, typer.Option(
     "--sub-minibatch", "-M", help="Samples reduced beside the MACs (level 1).")]
 
 
-def configured(name, n, tiles=None):
-    """The configuration called ``name`` with other sizes where they are given."""
+def configured(name, n, tiles=None, *, stash=False):
+    """The configuration called ``name`` with other sizes where they are given, and with the codec
+    if it is needed."""
     config = get_config(name)
     if n is not None and n != config.n:
         config = config.replace(n=n, bus_bits=min(32 * n, 1024))
     if tiles is not None and tiles != config.tiles:
         config = config.replace(tiles=tiles)
+    if stash and not config.stash:
+        config = config.replace(stash=True)
     return config
 
 

@@ -67,7 +67,8 @@ def train(
     rounding: Annotated[str, typer.Option(help="Rounding of gradients to block floating point: "
                                                "nearest or stochastic.")] = "nearest",
     stash: Annotated[str | None, typer.Option(help="Keep hidden activations in near memory in this "
-                                              "stash format, as in mask+bfp(3)/64.")] = None,
+                                              "stash format, as in mask+bfp(3)/64; tiles then have "
+                                              "the codec.")] = None,
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -83,7 +84,7 @@ def train(
     is repeated on the emulator at the end and every weight and counter is compared by bits.
     """
     with clear_errors():
-        sizes = configured(config, n, tiles)
+        sizes = configured(config, n, tiles, stash=bool(stash))
         job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
                           momentum=momentum)
