@@ -72,7 +72,8 @@ def test_the_pipeline_is_in_the_report(emulated):
     made = gm.plan(job.model, CHAIN, virtual_minibatch=24, sub_minibatch=4)
     assert pipeline["schedule"] == "zero-bubble" and pipeline["sub_minibatches"] == 6
     assert [tuple(tile["stages"]) for tile in pipeline["tiles"]] == list(made.spans)
-    assert [tile["sets"] for tile in pipeline["tiles"]] == list(made.sets)
+    assert all(0 < tile["sets"] <= most
+               for tile, most in zip(pipeline["tiles"], made.limits, strict=True))
     assert [tile["parameters"] for tile in pipeline["tiles"]] == [208, 204, 65]
     assert pipeline["cycles_per_virtual_minibatch"]["measured"] is None
     assert pipeline["speedup"]["measured_over_one_tile_predicted"] is None
@@ -194,7 +195,9 @@ def test_report_makes_the_same_page_again(emulated):
 def test_a_folder_that_is_no_run_is_refused(tmp_path, content, words):
     if content is not None:
         (tmp_path / "report.json").write_text(content)
-    assert re.search(words, _run("report", tmp_path, code=2))
+    # Long lines are broken where the console ends, within words too.
+    found = _run("report", tmp_path, code=2).replace(" ", "")
+    assert re.search(words.replace(" ", ""), found)
     assert not (tmp_path / "report.html").exists()
 
 
