@@ -25,11 +25,12 @@ from tb.transfers import (
 from tests.transfer_bench import TransferBench
 
 
+CODEC = SIM.replace(stash=True)
 #: Beats of a word, of half and of a quarter; granules below and above a byte.
 CONFIGS = {
     "nano": NANO.replace(stash=True),
-    "edge": SIM.replace(bus_bits=64),
-    "sim": SIM,
+    "edge": CODEC.replace(bus_bits=64),
+    "sim": CODEC,
     "card": CARD,
 }
 
@@ -145,7 +146,7 @@ def test_many_formats_there_and_back(name):
 @pytest.mark.parametrize("widest", ["mx9/16", "bfp(8)+zeros/16"])
 def test_every_block_another_format(widest):
     """A run whose blocks say by their tags what they are; the codec only says how far to read."""
-    config, rng = SIM, random.Random(widest)
+    config, rng = CODEC, random.Random(widest)
     memory, state = new_memory(rng), new_state(config, rng)
     most, parts, rows = Format.parse(widest), [], 0
     for _ in range(24):
@@ -200,7 +201,7 @@ def test_packed_runs_of_every_length(name):
 
 @pytest.mark.parametrize("text", ["bfp(4)/64", "mx6/64", "mask+bfp(3)/128", "outlier(3, 4)/128"])
 def test_a_row_per_cycle(text):
-    config, rng, rows = SIM, random.Random(text), 512
+    config, rng, rows = CODEC, random.Random(text), 512
     memory, state = new_memory(rng), new_state(config, rng)
     state.mantissa, state.exponent = numbers(rng, config, len(state.mantissa))
     command = one_run(config, rng, Format.parse(text), rows)
@@ -245,7 +246,7 @@ def test_corrupted_blocks(seed, short):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_bus_errors(seed, packed):
-    config, rng = SIM, random.Random(f"{seed} {packed}")
+    config, rng = CODEC, random.Random(f"{seed} {packed}")
     memory, state = new_memory(rng), new_state(config, rng)
     entry = from_tag(rng.choice([tag for tag in TAGS if from_tag(tag).packed == packed]))
     commands = [one_run(config, rng, entry, 200, mem=8192 * k, op0=200 * k) for k in range(3)]
@@ -264,7 +265,7 @@ def test_bus_errors(seed, packed):
 @pytest.mark.parametrize("opcode", [Opcode.LOAD, Opcode.STORE])
 @pytest.mark.parametrize("seed", range(4))
 def test_abort_and_go_on(seed, opcode):
-    config, rng = SIM, random.Random(f"{seed} {opcode}")
+    config, rng = CODEC, random.Random(f"{seed} {opcode}")
     memory, state = new_memory(rng), new_state(config, rng)
     state.mantissa, state.exponent = numbers(rng, config, len(state.mantissa))
     commands = [random_transfer(config, rng, kind=Kind.BFP, coded=1.0) for _ in range(4)]
@@ -291,6 +292,6 @@ def test_abort_and_go_on(seed, opcode):
 @pytest.mark.parametrize("opcode", [Opcode.LOAD, Opcode.STORE])
 def test_refusals(opcode, fields):
     rng = random.Random(0)
-    command = random_transfer(SIM, rng, kind=Kind.BFP) | fields
-    bench = TransferBench(SIM, opcode, new_memory(rng), new_state(SIM, rng)).run([command])
+    command = random_transfer(CODEC, rng, kind=Kind.BFP) | fields
+    bench = TransferBench(CODEC, opcode, new_memory(rng), new_state(CODEC, rng)).run([command])
     assert bench.results == [(Error.CODEC, command["mem"])]
