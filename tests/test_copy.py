@@ -39,8 +39,8 @@ class _Machine(wiring.Component):
         return m
 
 
-def run(config, commands, memory, *, windows=OPEN, seed=0, stall=0.0, latency=6, bad=((), ()),
-        abort_at=None, then=(), limit=20_000):
+def run(config, commands, memory, *, windows=OPEN, seed=0, stall=0.0, far_stall=None, latency=6,
+        bad=((), ()), abort_at=None, then=(), limit=20_000):
     """Ends of the commands, bytes by (direction, tier, class), cycles, and beats of each tier.
 
     Ends at the first error. In cycle ``abort_at`` the unit is aborted; ``ends`` are then those of
@@ -48,8 +48,9 @@ def run(config, commands, memory, *, windows=OPEN, seed=0, stall=0.0, latency=6,
     """
     machine, rng = _Machine(config), random.Random(seed)
     unit = machine.unit
-    tiers = [AxiMemory(config, data, seed=seed + k, stall=stall, latency_cycles=latency, bad=bad[k])
-             for k, data in enumerate(memory)]
+    stalls = stall, stall if far_stall is None else far_stall
+    tiers = [AxiMemory(config, data, seed=seed + k, stall=stalls[k], latency_cycles=latency,
+                       bad=bad[k]) for k, data in enumerate(memory)]
     sim = Simulator(machine)
     sim.add_clock(1e-6)
     for tier, reader, writer in zip(tiers, machine.readers, machine.writers, strict=True):
@@ -164,6 +165,34 @@ def test_blocks_of_256_bytes_use_the_bus(name):
     assert beats * 60 / (cycles - 40) > 0.9  # 40 cycles to check and to fill the way
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_slow_tier_loses_nothing(back):
+    """The buffer fills when the target is slow, and runs empty when the source is."""
+    config = CONFIGS["nano"]
+    memory = new_memory(random.Random(4))
+    expected = [tier.copy() for tier in memory]
+    fields = command(config, run=300, tier=Tier(back), target_tier=Tier(not back))
+    ends, *_ = run(config, [fields], memory, far_stall=0.8)
+    copy_model.copy(config, fields, expected)
+    assert [error for error, _ in ends] == [Error.NONE]
+    assert all((a == b).all() for a, b in zip(expected, memory, strict=True))
+
+
+#: Near memory may be read, far memory written.
+ONE_WAY = [[(0, MEMORY_BYTES, 1, 0)] + [(0, 0, 0, 0)] * 3,
+           [(0, MEMORY_BYTES, 0, 1)] + [(0, 0, 0, 0)] * 3]
+
+
+def test_each_side_asks_for_what_it_needs():
+    config = CONFIGS["nano"]
+    memory = new_memory(random.Random(5))
+    expected = [tier.copy() for tier in memory]
+    ends, *_ = run(config, [command(config)], memory, windows=ONE_WAY)
+    copy_model.copy(config, command(config), expected, ONE_WAY)
+    assert [error for error, _ in ends] == [Error.NONE]
+    assert all((a == b).all() for a, b in zip(expected, memory, strict=True))
+
+
 def refused(config):
     half, step = MEMORY_BYTES // 2, config.beat_bytes
     return {
@@ -187,15 +216,13 @@ def refused(config):
 def test_refused(case):
     config = CONFIGS["nano"]
     fields, error, mem = refused(config)[case]
-    near = [(0, MEMORY_BYTES, 1, 0)] + [(0, 0, 0, 0)] * 3
-    far = [(0, MEMORY_BYTES, 0, 1)] + [(0, 0, 0, 0)] * 3
     memory = new_memory(random.Random(1))
     before = [tier.copy() for tier in memory]
     bad = command(config, **fields)
     with pytest.raises(TransferError) as caught:
-        copy_model.copy(config, bad, memory, [near, far])
+        copy_model.copy(config, bad, memory, ONE_WAY)
     assert (caught.value.error, caught.value.mem) == (error, mem)
-    ends, traffic, _, _ = run(config, [bad, command(config)], memory, windows=[near, far])
+    ends, traffic, _, _ = run(config, [bad, command(config)], memory, windows=ONE_WAY)
     assert ends == [(error, mem)]
     assert not traffic
     assert all((a == b).all() for a, b in zip(before, memory, strict=True))

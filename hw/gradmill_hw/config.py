@@ -106,7 +106,9 @@ class Config:
         _require(_is_power_of_two(self.lanes_per_function) and self.lanes_per_function <= self.n,
                  f"lanes_per_function={self.lanes_per_function}: choose a power of two up to "
                  f"n={self.n}")
-        _require(isinstance(self.stash, bool), f"stash={self.stash!r}: choose True or False")
+        for name in ("copy", "stash"):
+            _require(isinstance(getattr(self, name), bool),
+                     f"{name}={getattr(self, name)!r}: choose True or False")
         _require(not self.stash or self.n <= 16,
                  f"stash=True: stash formats are defined for n = 4, 8 or 16, not {self.n}")
 

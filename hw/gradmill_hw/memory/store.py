@@ -181,11 +181,11 @@ class Store(wiring.Component):
             wanted.eq(rows.o.valid & (spoken_for != ROWS_BUFFERED)),
             rows.o.ready.eq(granted),
         ]
-        read = Signal(range(config.queue_depth + 1))  # instructions whose rows were all read
-        m.d.sync += read.eq(self.read_ahead + (granted & row.last & row.run.final))
-        m.d.comb += self.read_ahead.eq(read - (self.done & (read != 0)))
+        through = Signal(range(config.queue_depth + 1))  # instructions whose rows were all read
+        m.d.sync += through.eq(self.read_ahead + (granted & row.last & row.run.final))
+        m.d.comb += self.read_ahead.eq(through - (self.done & (through != 0)))
         with m.If(~self.busy):
-            m.d.sync += read.eq(0)
+            m.d.sync += through.eq(0)
         freed = stored.o.valid & stored.o.ready
         m.d.sync += spoken_for.eq(spoken_for + granted - freed)
 
