@@ -56,8 +56,10 @@ UNITS = {
     "device":       Unit(lambda config: None, _PLAIN, *_MACS, 446),
     "device, codec and copy": Unit(lambda config: None, _FULL, *_MACS),
 }
+_ECP5 = "synth_lattice -family ecp5 -top gradmill -run"
+#: Without the purge, abc9 of Yosys 0.70 stops at wires that nothing reads.
 _SYNTH = {"xcup": "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top gradmill",
-          "ecp5": "synth_ecp5 -top gradmill"}
+          "ecp5": f"{_ECP5} begin:map_luts; opt_clean -purge; {_ECP5} map_luts:check"}
 #: Runs the passes of a script; a process of its own gives its memory back.
 _YOSYS = """
 import sys
