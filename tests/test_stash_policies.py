@@ -11,6 +11,7 @@ from gradmill.stash_adaptive import AdaptiveState
 from gradmill.stash_auto import Measured
 from gradmill.stash_control import StashControl, describe_policy, policy_from_description
 from gradmill_hw.config import SIM, ConfigError
+from gradmill_hw.regs import COUNTERS
 from gradmill_hw.stash.formats import Format
 from tests.golden import Golden
 
@@ -328,3 +329,32 @@ def test_policies_that_do_not_fit_a_network_are_refused():
                            virtual_minibatch=4, sub_minibatch=2, stash=policy)
     with gm.open("emulator", SIM) as device, pytest.raises(ConfigError, match="no stash codec"):
         trainer(device, gm.AdaptiveStash())
+
+
+# RTL ------------------------------------------------------------------------------------------
+
+@pytest.mark.rtl
+def test_switches_on_the_rtl_equal_the_emulator():
+    """Weights, log and counters, adaptive and auto."""
+    from tests.test_stash_training import CONFIGS
+
+    config, found = CONFIGS["nano"], {}
+    policies = (gm.AdaptiveStash(["ubfp(1)/16", "mx4/32"], interval=1, stall=0.9, recover=0.9,
+                                 settle=0), gm.AutoStash(["mask+bfp(2)/16", "mx6/32"], error=0.3))
+    x, y = samples(30, 5)
+    for backend in ("verilator", "emulator"):
+        with gm.open(backend, config, seed=SEED) as device:
+            for number, policy in enumerate(policies):
+                model = network((5, 7, 6, 3))
+                run = gm.Trainer(model, device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
+                                 stash=policy, virtual_minibatch=11, sub_minibatch=4)
+                run.fit(x, y, epochs=2)
+                counters = device.counters()
+                found[backend, number] = (
+                    {name: value.tobytes() for name, value in model.state_dict().items()},
+                    run.stashing.state(),
+                    {c.name: counters[c.name] for c in COUNTERS if not c.timing})
+    for number in range(len(policies)):
+        assert found["verilator", number] == found["emulator", number]
+    assert len(found["verilator", 0][1]["switches"]) == 2
+    assert found["verilator", 1][1]["measured"]
