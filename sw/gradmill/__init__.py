@@ -22,11 +22,15 @@ _HOMES = {
     ".checkpoint": ("CheckpointError",),
     ".device": ("Device",),
     ".errors": ("BackendError", "DeviceError", "DeviceTimeout", "GradmillError", "ProgramError"),
+    ".history": ("History",),
     ".nn": ("MSE", "SGD", "CrossEntropy", "Linear", "ReLU", "Sequential"),
     ".planning": ("plan",),
+    ".gradient_probe": ("gradients",),
     ".stash": ("Stash",),
+    ".stash_adaptive": ("AdaptiveStash",),
+    ".stash_auto": ("AutoStash",),
     ".program": ("Program", "Scalar", "disassemble"),
-    ".trainer": ("History", "Trainer"),
+    ".trainer": ("Trainer",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("codec", "ops", "timeline")

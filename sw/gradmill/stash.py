@@ -6,7 +6,7 @@ from gradmill_hw.config import ConfigError
 from gradmill_hw.stash.formats import Format
 
 
-__all__ = ["Stash"]
+__all__ = ["Stash", "as_format", "check_rounding"]
 
 _ROUNDING = ("nearest", "stochastic")
 
@@ -44,12 +44,11 @@ class Stash:
     draw:     bool
 
     def __init__(self, format=None, *, layers=None, rounding="nearest", draw=False, **parameters):
-        if rounding not in _ROUNDING:
-            raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
+        check_rounding(rounding)
         if format is None and not layers:
             raise ValueError("a Stash without a format: name one, or one for some of the layers")
-        chosen = {s: _format(entry) for s, entry in (layers or {}).items()}
-        for name, value in (("format", _format(format, parameters)), ("rounding", rounding),
+        chosen = {s: as_format(entry) for s, entry in (layers or {}).items()}
+        for name, value in (("format", as_format(format, parameters)), ("rounding", rounding),
                             ("layers", tuple(sorted(chosen.items()))), ("draw", bool(draw))):
             object.__setattr__(self, name, value)
 
@@ -80,11 +79,18 @@ class Stash:
 
     @classmethod
     def from_description(cls, state):
-        """The Stash that ``state`` describes; ``None`` of ``None``."""
-        return state and cls(**{**state, "layers": dict(state["layers"])})
+        """The Stash that ``state`` describes."""
+        return cls(**{**state, "layers": dict(state["layers"])})
 
 
-def _format(entry, parameters=()):
+def check_rounding(rounding):
+    """Refuse what is no way to round."""
+    if rounding not in _ROUNDING:
+        raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
+
+
+def as_format(entry, parameters=()):
+    """The :class:`Format` that ``entry`` names or is; ``None`` of ``None``."""
     if entry is None or isinstance(entry, Format):
         if parameters:
             raise ValueError(f"{entry} has no room for {', '.join(parameters)}: give the name of "

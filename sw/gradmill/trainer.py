@@ -1,7 +1,7 @@
 """Training with virtual minibatches: the host feeds data and rings the doorbell."""
 
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import numpy as np
 
@@ -11,40 +11,24 @@ from gradmill_hw.regs import Tier
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .data import (check_inputs, check_targets, epoch_order, minibatch_sizes, one_hot,
                    positive)
+from .history import History
 from .lowering.layout import (blocks, pack_batches, pack_rows, parameter_regions, place_region,
                               unpack_rows)
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
-from .lowering.stash import stash_places
 from .nn import MSE, SGD, CrossEntropy, Sequential
 from .planning import plan
-from .stash import Stash
+from .stash_control import (POLICIES, StashControl, describe_policy,
+                            policy_from_description)
 
 
-__all__ = ["History", "Trainer"]
+__all__ = ["Trainer"]
 
 _LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
 _LEVEL1 = ("fp32", "bf16")
 _ROUNDING = ("nearest", "stochastic")
 #: Most virtual minibatches that one start of the device trains.
 _AT_ONCE = 16
-
-
-@dataclass
-class History:
-    """What happened, epoch by epoch.
-
-    Members
-    -------
-    train_loss : list of float
-        Mean loss over the epoch's virtual minibatches, weighted by their samples, as the device
-        computed it while training.
-    validation : list of dict
-        :meth:`Trainer.evaluate` after each epoch, if there was validation data.
-    """
-
-    train_loss: list = field(default_factory=list)
-    validation: list = field(default_factory=list)
 
 
 class Trainer:
@@ -74,7 +58,7 @@ class Trainer:
     rounding : str
         How gradients are rounded to block floating point, ``"nearest"`` or ``"stochastic"``
         (random bits keyed by seed, step, layer and sub-minibatch: the same in every schedule).
-    stash : Stash
+    stash : Stash, AdaptiveStash or AutoStash
         How hidden activations are kept for the weight gradients; by default on chip, as they are.
     tiles : int
         Tiles to use; by default all of the device, at most one for each ``Linear``.
@@ -98,8 +82,9 @@ class Trainer:
             raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
         if rounding not in _ROUNDING:
             raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
-        if stash is not None and not isinstance(stash, Stash):
-            raise ValueError(f"stash={stash!r}; use Stash(format, ...) or None")
+        if stash is not None and not isinstance(stash, POLICIES):
+            raise ValueError(f"stash={stash!r}; use Stash(format, ...), AdaptiveStash(...), "
+                             "AutoStash(...) or None")
         self.virtual_minibatch, self.sub_minibatch = minibatch_sizes(virtual_minibatch,
                                                                      sub_minibatch)
         self.model, self.device, self.optimizer = model, device, optimizer
@@ -117,8 +102,7 @@ class Trainer:
             self.loss, optimizer, limits=self.plan.limits, narrow=level1 == "bf16",
             stochastic=rounding == "stochastic")
         self._place_parameters()
-        self._lowering.stashes = stash_places(stash, model.stages, self._lowering.buffers,
-                                              device.heap.allocate)
+        self.stashing = StashControl(stash, self._lowering, device)
         self._upload()
 
     # parameters -----------------------------------------------------------------------------
@@ -236,17 +220,24 @@ class Trainer:
         every = batches if checkpoint_every is None else positive("checkpoint_every",
                                                                   checkpoint_every)
         while self.epoch < self._target:
+            self.stashing.begin(self, x, y, shuffle)
             for batch, loss in self._train_epoch(x, y, shuffle, self.step, every):
                 self._losses.append(loss)
                 self.step = batch + 1
+                self.stashing.trained(batch, batches, self._number(len(x), batch + 1), *loss)
                 if on_step is not None:
                     on_step(self, batch, batches)
                 if self.step == batches:
                     self._end_epoch(validation_data)
+                    self.stashing.validated(self._number(len(x), 0), self.history.validation)
                 if checkpoint is not None and ((batch + 1) % every == 0 or batch + 1 == batches):
                     self.save(checkpoint)
         self._download()
         return self.history
+
+    def _number(self, samples, batch):
+        """Number of ``batch`` of this epoch among all virtual minibatches."""
+        return self.epoch * -(-samples // self.virtual_minibatch) + batch
 
     def _end_epoch(self, validation_data):
         overflows = {"matrix_nonfinite", "vector_nonfinite"} & self.device.flags()
@@ -278,26 +269,36 @@ class Trainer:
         each = len(batch.rows) * (batch.data_bytes + batch.label_bytes)
         fit = max(1, min(_AT_ONCE, self.device.heap.largest // 2 // each))
         while first < whole:
-            stop = min(first + fit, whole, (first // every + 1) * every)
+            stop = min(first + fit, whole, (first // every + 1) * every,
+                       self.stashing.boundary(first))
             yield first, stop
             first = stop
 
     def _train_batches(self, x, y, order, size, first):
-        data = self._pack(x[order].reshape(-1, size, x.shape[1]))
-        labels = y[order] if isinstance(self.loss, MSE) else one_hot(y[order], self.model.outputs)
+        count, number = len(order) // size, self._number(len(x), first)
+        with self.stashing.counting(number + count):
+            losses = self.run_batches("train", x[order], y[order], size, number, lambda strides:
+                                      self._lowering.train(size, count, strides, self._regions,
+                                                           self._losses_at))
+        yield from ((first + i, (size, float(loss))) for i, loss in enumerate(losses))
+
+    def run_batches(self, kind, x, y, size, number, programs):
+        """Mean losses of virtual minibatches of ``size`` samples, the first one with the random
+        bits of ``number``; ``programs(strides)`` makes the programs, unless those of this kind,
+        size and stash have been made before."""
+        data = self._pack(x.reshape(-1, size, x.shape[1]))
+        labels = y if isinstance(self.loss, MSE) else one_hot(y, self.model.outputs)
         labels = self._pack(labels.reshape(-1, size, self.model.outputs))
         with self.device.heap.scratch(data.nbytes, "samples") as data_at, \
                 self.device.heap.scratch(labels.nbytes, "labels") as labels_at:
             self.device.write_memory(Tier.NEAR, data_at, data, cls=Class.DATA)
             self.device.write_memory(Tier.NEAR, labels_at, labels, cls=Class.MASK)
             count, strides, result = len(data), (data.shape[1], labels.shape[1]), self._losses_at
-            number = self.epoch * -(-len(x) // self.virtual_minibatch) + first
-            self._run(("train", size, count), lambda: self._lowering.train(
-                size, count, strides, self._regions, result), data_at, labels_at, result.address,
-                number % (1 << 16) * RANDOM_STEP, number % (1 << 16), step=number >> 16)
-            losses = self.device.read_memory(Tier.NEAR, result.address, (count, result.stride // 4),
-                                             np.float32)[:, 0]
-        yield from ((first + i, (size, float(loss))) for i, loss in enumerate(losses))
+            self._run((kind, size, count, self.stashing.current), lambda: programs(strides),
+                      data_at, labels_at, result.address, number % (1 << 16) * RANDOM_STEP,
+                      number % (1 << 16), step=number >> 16)
+            return self.device.read_memory(Tier.NEAR, result.address, (count, result.stride // 4),
+                                           np.float32)[:, 0]
 
     # inference ------------------------------------------------------------------------------
 
@@ -355,7 +356,8 @@ class Trainer:
             "loss": type(self.loss).__name__,
             "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
             "sub_minibatch": self.sub_minibatch, "level1": self.level1, "rounding": self.rounding,
-            "stash": self.stash and self.stash.describe(), "seed": self.seed,
+            "stash": describe_policy(self.stash), "stashing": self.stashing.state(),
+            "seed": self.seed,
             "epoch": self.epoch, "step": self.step, "target": self._target,
             "losses": self._losses, "history": asdict(self.history)})
 
@@ -380,7 +382,7 @@ class Trainer:
                       virtual_minibatch=state["virtual_minibatch"],
                       sub_minibatch=state["sub_minibatch"], level1=state["level1"],
                       rounding=state["rounding"], tiles=tiles, schedule=schedule,
-                      stash=Stash.from_description(state.get("stash")), seed=state["seed"])
+                      stash=policy_from_description(state["stash"]), seed=state["seed"])
         if trainer.optimizer.momentum:
             trainer._upload({k.removeprefix("momentum."): v for k, v in arrays.items()
                              if k.startswith("momentum.")})
@@ -388,4 +390,5 @@ class Trainer:
         trainer._target = state["target"]
         trainer._losses = [tuple(entry) for entry in state["losses"]]
         trainer.history = History(**state["history"])
+        trainer.stashing.restore(state["stashing"])
         return trainer

@@ -18,10 +18,11 @@ from ..report import (
     performance,
     pipeline,
     plot_history,
+    stashing,
     write_page,
     write_report,
 )
-from ..stash import Stash
+from ..stash_text import HELP, parse_stash
 from ..timeline import record
 from ..trainer import Trainer
 from .common import (
@@ -66,9 +67,10 @@ def train(
     level1: Annotated[str, typer.Option(help="Format of level 1: fp32 or bf16.")] = "fp32",
     rounding: Annotated[str, typer.Option(help="Rounding of gradients to block floating point: "
                                                "nearest or stochastic.")] = "nearest",
-    stash: Annotated[str | None, typer.Option(help="Keep hidden activations in near memory in this "
-                                              "stash format, as in mask+bfp(3)/64; tiles then have "
-                                              "the codec.")] = None,
+    stash: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
+    stash_rounding: Annotated[str | None, typer.Option(
+        help="Rounding of the stash: nearest (default of a FORMAT) or stochastic (default of "
+             "adaptive and auto).")] = None,
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -84,14 +86,15 @@ def train(
     is repeated on the emulator at the end and every weight and counter is compared by bits.
     """
     with clear_errors():
-        sizes = configured(config, n, tiles, stash=bool(stash))
+        policy = parse_stash(stash, stash_rounding)
+        sizes = configured(config, n, tiles, stash=policy is not None)
         job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
                           momentum=momentum)
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
-               "schedule": schedule, "stash": stash and Stash(stash)}
+               "schedule": schedule, "stash": policy}
 
         started = time.perf_counter()
         with open_device(device.value, sizes, **options) as machine:
@@ -103,7 +106,7 @@ def train(
                 results = _results(trainer, timeline)
             report = {
                 "task": task, "device": device.value, "seed": seed, "epochs": trainer.epoch,
-                "settings": settings | _settings(trainer), "stash_format": stash, **results,
+                "settings": settings | _settings(trainer), **results,
                 "build_seconds": ready - started, "wall_seconds": seconds,
                 "cycles_per_second": machine.counters()["cycles"] / seconds,
                 "bit_exact_to_emulator": None,
@@ -123,6 +126,7 @@ def _results(trainer, timeline):
     device, history = trainer.device, trainer.history
     return {
         "config": asdict(device.config), "pipeline": pipeline(trainer, timeline),
+        "stashing": stashing(trainer),
         "train_loss": history.train_loss, "test_loss": history.validation[-1]["loss"],
         "test_accuracy": history.validation[-1]["accuracy"], "validation": history.validation,
         **performance(device.counters(), device.config),
@@ -206,6 +210,8 @@ def _summary(report, page):
             f", {cycles['measured']:,.0f} measured" if cycles["measured"] else "")),
         ("useful MACs", f"{report['macs']:,}"),
         ("utilisation", "" if utilisation is None else f"{utilisation:.1%} of n·n·tiles·cycles"),
+        ("stashed activations", f"{report['stash']['bits_per_value']:.3f} bits each, "
+         f"{len(report['stashing']['switches']) - 1} switches" if report["stash"] else "on chip"),
         ("seconds", f"{report['wall_seconds']:.1f} (build {report['build_seconds']:.1f})"),
         ("cycles per second", f"{report['cycles_per_second']:,.0f}" if report["cycles"] else ""),
         ("bit-exact to the emulator", {None: "not compared", True: "yes", False: "NO"}[

@@ -85,7 +85,7 @@ class Lowering:
     Members
     -------
     stashes : list of StashPlaces
-        What each tile stashes; empty: nothing. Set before the first training program.
+        What each tile stashes; empty: nothing. Programs are made for what stands here.
     """
 
     def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, limits=None,
@@ -136,7 +136,7 @@ class Lowering:
         order = [(t, "F", j) for j in range(len(batch.rows)) for t in tiles]
         return self._programs(order, batch, 1, (0,) * 5, _Predict)
 
-    def train(self, size, count, strides, regions, result):
+    def train(self, size, count, strides, regions, result, kind=None):
         """``count`` virtual minibatches of ``size`` samples, each with its update.
 
         Parameters
@@ -147,12 +147,14 @@ class Lowering:
             Stage -> name -> :class:`Region` of the master parameters.
         result : Region
             Layout of one mean loss; they are stored one behind the other from argument 3.
+        kind : type, optional
+            A :class:`TrainTile` that does something else with the gradients.
         """
         batch = self.batch("train", size)
         order = [step for step in self._order if step[2] < len(batch.rows)]
         steps = (*strides, result.stride, RANDOM_STEP, 1)
-        return self._programs(order, batch, count, steps, TrainTile, self.loss, self.optimizer,
-                              regions, result)
+        return self._programs(order, batch, count, steps, kind or TrainTile, self.loss,
+                              self.optimizer, regions, result)
 
     def _programs(self, order, batch, count, steps, kind, *rest):
         """One program for each tile."""
@@ -173,8 +175,9 @@ class Lowering:
         nothing but the bases, so they are interleaved in the same way."""
         tiles = [kind(Emitter(buffers, **self._rounding), batch, bases, *rest)
                  for buffers in self.buffers]
-        for tile, stash in zip(tiles, self.stashes if kind is TrainTile else (), strict=False):
-            tile.stash = stash
+        if issubclass(kind, TrainTile):
+            for tile, stash in zip(tiles, self.stashes, strict=False):
+                tile.stash = stash
         codes, steps = [tile.emit.code for tile in tiles], []
 
         def emit(operation, *calls):
@@ -194,7 +197,7 @@ class Lowering:
                 emit(None, (tiles[t].send_output, j), (tiles[t + 1].receive_input, j))
             elif operation == "B" and t > 0:
                 emit(None, (tiles[t].send_gradient, j), (tiles[t - 1].receive_gradient, j))
-        key = kind, batch.size
+        key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
         if key not in self._interleavings:
             self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
                                                   self._limits)
@@ -334,9 +337,9 @@ class TrainTile(_Tile):
                 self._data_gradients([s], j)
             for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
                 if last:
-                    update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
+                    self.update_weight(s, column, grad)
             if last:
-                update_bias(self.emit, s, self.regions[s], self.momentum)
+                self.update_bias(s)
             self._settle()
         self._mark(start, "release", first=False)
         if last and self.part.ends:
@@ -344,6 +347,14 @@ class TrainTile(_Tile):
             offset, base = self.bases.losses
             losses.store_loss(self.emit, self.result, offset, base,
                               1 / (self.batch.size * outputs))
+
+    def update_weight(self, s, column, grad):
+        """Use the gradient of a chunk of the weight of stage ``s``."""
+        update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
+
+    def update_bias(self, s):
+        """Use the gradient of the bias of stage ``s``."""
+        update_bias(self.emit, s, self.regions[s], self.momentum)
 
     def _settle(self):
         """Add the loss that is owed, before its operands are overwritten."""

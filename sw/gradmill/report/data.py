@@ -7,10 +7,11 @@ from gradmill_hw.isa import Class
 from gradmill_hw.regs import COUNTERS, Tier, byte_counter
 
 from ..forecast import forecast, one_tile_cycles
+from ..stash_control import describe_policy
 
 
 __all__ = ["differences", "layer_names", "parameters", "performance", "pipeline", "speedup",
-           "write_report"]
+           "stashing", "write_report"]
 
 
 def performance(counters, config):
@@ -39,6 +40,20 @@ def _stash(counters, config):
     written = sum(counters[f"{tier.name.lower()}_write_stash_bytes"] for tier in Tier)
     return {"values": values, "bytes": written, "bits_per_value": 8 * written / values,
             "saturated_outliers": counters["stash_saturated"]} if values else None
+
+
+def stashing(trainer):
+    """The policy of a trainer's stash and what came of it; ``None`` without one.
+
+    ``switches``: since which virtual minibatch which formats, and why. ``bits``: virtual
+    minibatches trained, values and bytes stored by each start of the device. ``measured``: what an
+    :class:`AutoStash` saw.
+    """
+    control = trainer.stashing
+    if trainer.stash is None:
+        return None
+    return {"policy": describe_policy(trainer.stash), "switches": control.switches,
+            "bits": control.bits, "measured": control.measured}
 
 
 def differences(trainer, reference):

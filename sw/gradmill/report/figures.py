@@ -8,7 +8,8 @@ from ..timeline import Work
 from .style import CLASS_COLOURS, INK, MUTED, WORK_COLOURS, drawing, needed, svg
 
 
-__all__ = ["array", "learning", "operations", "plot_history", "stages", "stash", "traffic", "units"]
+__all__ = ["array", "bits", "learning", "operations", "plot_history", "stages", "stash", "traffic",
+           "units"]
 
 _WIDE = 10.5
 #: Units from the top of a tile's lane down.
@@ -180,6 +181,25 @@ def stash(timeline, tiles, bounds, first):
         row[0][0].set_ylabel("sets kept")
         figure.supxlabel("cycles", fontsize=9, color=MUTED)
         return svg(figure, "stash")
+
+
+def bits(stashing):
+    """Bits of a stored value over virtual minibatches; dashed lines are switches of formats."""
+    numbers, values, stored = np.array(stashing["bits"], float).T
+    means = 8 * stored / np.maximum(values, 1)
+    colour, top = CLASS_COLOURS["stash"], 1.3 * means.max()
+    with drawing(_WIDE, 2.4) as (figure, axes):
+        starts = np.concatenate([[0], numbers])
+        axes.stairs(means, starts, color=colour, lw=1.6)
+        axes.stairs(means, starts, color=colour, fill=True, alpha=0.25)
+        for switch in stashing["switches"]:
+            at = switch["virtual_minibatch"]
+            axes.axvline(at, color=INK, lw=0.8, ls=(0, (3, 2)))
+            names = sorted(set(switch["formats"].values()))
+            axes.text(at, top, " " + "\n ".join(names), fontsize=7.5, color=MUTED, va="top")
+        axes.set(xlim=(0, numbers[-1]), ylim=(0, top), xlabel="virtual minibatches",
+                 ylabel="bits per value")
+        return svg(figure, "bits")
 
 
 def traffic(entries):

@@ -68,6 +68,8 @@ def _pictures(report, timeline):
         made["learning"] = figures.learning(report)
     if report["cycles"]:
         made["array"] = figures.array(pipeline["tiles"])
+    if (report.get("stashing") or {}).get("bits"):
+        made["bits"] = figures.bits(report["stashing"])
     count = pipeline["sub_minibatches"]
     starts = timeline.starts(count) if timeline else []
     if starts:

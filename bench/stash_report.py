@@ -1,0 +1,200 @@
+"""Table and pictures of the stash study: docs/stash-study.md, docs/images/stash-study.svg."""
+
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student
+
+from gradmill.report.style import INK, MUTED, drawing, svg
+
+
+__all__ = ["interval", "write"]
+
+_PAGE = Path("docs/stash-study.md")
+_PICTURE = Path("docs/images/stash-study.svg")
+_COLOURS = {"digits": "#4178be", "mnist": "#e8912d", "mnist1d": "#2f9e8f"}
+#: The run in which formats adapt, and the widest of them.
+_LONG, _WIDEST = "digits, long", "ubfp(4)/64, stochastic"
+#: Encoder and decoder with all formats, n = 8, of docs/stash-formats.md.
+_LUTS, _LANES = 3368 + 2226, 8
+
+_HEAD = """\
+# Which stash format for which loss
+
+`make bench-stash` makes every number here; it appends a line for each run to
+`build/bench/stash.jsonl`, goes on where it was stopped, and writes this page. Runs are on the
+emulator, which has the bits of the RTL (`python -m bench.stash --rtl` compares them).
+
+Networks are 64-128-10 (digits), 196-64-64-10 (mnist) and 40-100-100-10 (mnist1d), with ReLU; SGD
+with momentum 0.9, B = M = 128; epochs: {epochs}. The input of every layer but the first is
+stashed, and nothing but its weight gradient is made of what comes back.
+
+- **bits** per stored value: bytes of class stash on the bus, by the device's counters, over
+  values of whole rows; the range is over data sets.
+- **QSNR** in dB of a rectified Gaussian, 65,536 values.
+- **cosine**, **error** |g - g0| / |g0| of the weight gradients that the device computed for one
+  virtual minibatch after an epoch, g0 without a stash; **bias**: that error of the mean over 16
+  draws of the random bits. Random rounding loses its error in the mean; a bias stays.
+- **accuracy** on the test samples: difference to `none` in points, with the same seed, initial
+  weights and order of samples; mean and 95 % interval (Student's t) over the seeds.
+
+"""
+
+
+def interval(differences):
+    """Mean and half width of the 95 % interval of paired differences."""
+    values = np.asarray(differences, float)
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    return (float(values.mean()), float(student.ppf(0.975, len(values) - 1)
+                                        * values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def write(lines, entries):
+    """The page and its picture from all ``lines``, in the order of ``entries``."""
+    rows = [row for label in entries if (row := _row(lines, label))]
+    tasks = [task for task in _COLOURS if any(task in row["accuracy"] for row in rows)]
+    _PICTURE.write_text(_standalone(_picture(rows, tasks)))
+    _PAGE.write_text(_head(lines) + _table(rows, tasks, lines) + _adaptive(lines) + _tail(lines))
+
+
+def _of(lines, kind, label, task=None):
+    return [line for line in lines if line["kind"] == kind and line["label"] == label
+            and (task is None or line["task"] == task)]
+
+
+def _row(lines, label):
+    """What is known of one entry; ``None`` if it was never trained."""
+    runs = _of(lines, "training", label)
+    if not runs:
+        return None
+    row = {"label": label, "accuracy": {}, "bits": {}, "cosine": {}}
+    for task in _COLOURS:
+        own = {line["seed"]: line for line in _of(lines, "training", label, task)}
+        base = {line["seed"]: line for line in _of(lines, "training", "none", task)}
+        both = sorted(own.keys() & base.keys())
+        if both:
+            row["accuracy"][task] = (*interval([100 * (own[s]["accuracy"] - base[s]["accuracy"])
+                                                for s in both]), len(both),
+                                     100 * np.mean([own[s]["accuracy"] for s in both]))
+        values = sum(line["values"] for line in own.values())
+        if values:
+            row["bits"][task] = 8 * sum(line["bytes"] for line in own.values()) / values
+        for line in _of(lines, "gradient", label, task):
+            if "cosine" in line:
+                row["cosine"][task] = line["cosine"], line["error"], line["mean_error"]
+    found = _of(lines, "qsnr", label)
+    row["qsnr"] = found[0].get("qsnr") if found else None
+    return row
+
+
+def _head(lines):
+    runs = [line for line in lines if line["kind"] == "training"]
+    epochs = {line["task"]: line["epochs"] for line in runs}
+    return _HEAD.format(epochs=", ".join(
+        f"{count} ({task})" for task, count in epochs.items() if task in _COLOURS))
+
+
+def _table(rows, tasks, lines):
+    columns = ["format", "bits", "QSNR", *(f"{task}: cosine / error / bias" for task in tasks),
+               *(f"{task}: accuracy" for task in tasks)]
+    text = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        bits = sorted(row["bits"].values())
+        cells = [row["label"], _range(bits),
+                 "" if row["qsnr"] is None else f"{row['qsnr']:.1f}"]
+        for task in tasks:
+            found = row["cosine"].get(task)
+            cells.append("" if found is None else "{:.3f} / {:.2f} / {:.2f}".format(*found))
+        for task in tasks:
+            found = row["accuracy"].get(task)
+            if found is None:
+                cells.append("")
+            elif row["label"] == "none":
+                cells.append(f"{found[3]:.2f} % ({found[2]} seeds)")
+            else:
+                cells.append(f"{found[0]:+.2f} ± {found[1]:.2f}"
+                             + (f" ({found[2]})" if found[2] != len(_of(
+                                 lines, "training", "none", task)) else ""))
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def _adaptive(lines):
+    """The adaptive run beside the format that it ends with, from the beginning."""
+    own = {line["seed"]: line for line in _of(lines, "training", "adaptive", _LONG)}
+    fixed = {line["seed"]: line for line in _of(lines, "training", _WIDEST, _LONG)}
+    seeds = sorted(own.keys() & fixed.keys())
+    if len(seeds) < 2:
+        return ""
+    shares, steps = [], []
+    for seed in seeds:
+        *_, last = own[seed]["bits"]
+        mean = 8 * own[seed]["bytes"] / own[seed]["values"]
+        shares.append(mean / (8 * last[2] / last[1]))
+        steps.append(", ".join(f"{entry['virtual_minibatch']} ({entry['formats']['1']})"
+                               for entry in own[seed]["switches"][1:]))
+    mean, half = interval([100 * (own[s]["accuracy"] - fixed[s]["accuracy"]) for s in seeds])
+    text = ["", f"`gm.AdaptiveStash()` on digits over {own[seeds[0]]['epochs']} epochs, beside",
+            f"{_WIDEST}, from the beginning; mean bits are relative to the format that",
+            f"the run ended with. Accuracy: {mean:+.2f} ± {half:.2f} points, {len(seeds)} seeds.",
+            "",
+            "| seed | switches at virtual minibatch | mean bits | of the final format |",
+            "|---|---|---|---|"]
+    for seed, share, step in zip(seeds, shares, steps, strict=True):
+        bits = 8 * own[seed]["bytes"] / own[seed]["values"]
+        text.append(f"| {seed} | {step or 'none'} | {bits:.3f} | {100 * share:.0f} % |")
+    return "\n".join(text) + "\n"
+
+
+def _range(bits):
+    if not bits:
+        return ""
+    low, high = f"{bits[0]:.3f}", f"{bits[-1]:.3f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _tail(lines):
+    seconds = sum(line["seconds"] for line in lines)
+    return f"""
+A number of seeds in brackets: not all have run. Encoder and decoder are one circuit for all
+formats: {_LUTS:,} LUTs, {_LUTS / _LANES:.0f} for each of {_LANES} lanes
+([stash-formats.md](stash-formats.md)). The runs took {seconds / 3600:.1f} hours of one core.
+
+![Accuracy and gradient cosine over bits per stored value](images/stash-study.svg)
+"""
+
+
+def _picture(rows, tasks):
+    with drawing(10.5, 4.2, 1, 2) as (figure, (left, right)):
+        for task in tasks:
+            colour, named = _COLOURS[task], task
+            for row in rows:
+                bits = row["bits"].get(task)
+                if bits is None:
+                    continue
+                hollow = "control" in row["label"]
+                style = {"color": colour, "marker": "X" if hollow else "o", "ms": 5, "ls": "",
+                         "label": named}
+                if task in row["cosine"]:
+                    right.plot(bits, 1 - row["cosine"][task][0], **style)
+                mean, half, *_ = row["accuracy"][task]
+                left.errorbar(bits, mean, yerr=half, elinewidth=0.8, capsize=2, **style)
+                named = None
+        left.axhline(0, color=INK, lw=0.8)
+        left.set(title="Accuracy against none, points, 95 % interval",
+                 xlabel="bits per stored value, by the counters")
+        right.set(title="1 - cosine of the weight gradients", yscale="log",
+                  xlabel="bits per stored value, by the counters")
+        if tasks:
+            left.legend(loc="lower right")
+        right.text(0.99, 0.98, "crosses: negative controls", transform=right.transAxes,
+                   ha="right", va="top", color=MUTED)
+        return svg(figure, "stash-study")
+
+
+def _standalone(element):
+    """An ``<svg>`` element as a file of its own."""
+    if "xmlns=" not in element[:400]:
+        element = element.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + element
