@@ -54,3 +54,18 @@ def test_memories_and_counters_are_equal(config, timing):
             assert traffic[f"{name}_read_bytes"] == read
         else:
             assert read <= traffic[f"{name}_read_bytes"] < 2 * read
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+@pytest.mark.parametrize(("config", "shape"), [(NANO, (50, 90, 45)), (SIM, (130, 70, 90))],
+                         ids=["nano", "sim"])
+def test_products_are_equal(config, shape, stall):
+    m, k, c = shape
+    a, b = (np.random.default_rng(m).normal(size=size).astype(np.float32)
+            for size in ((k, m), (c, k)))
+    with gm.open("emulator", config, near_bytes=1 << 20) as emulator:
+        expected = gm.ops.matmul(emulator, a, b, transpose_a=True, transpose_b=True)
+    with gm.open("verilator", config, near_bytes=1 << 20, stall=stall, seed=3) as board:
+        found = gm.ops.matmul(board, a, b, transpose_a=True, transpose_b=True)
+    assert found.tobytes() == expected.tobytes()

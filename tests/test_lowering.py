@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import gradmill as gm
+from gradmill.cycle_model import predict
 from gradmill.lowering import programs
 from gradmill.lowering.footprint import footprint
-from gradmill.lowering.gemm import Stored, product_program, quantise_program
+from gradmill.lowering.gemm import Blocking, Stored, product_program, quantise_program
 from gradmill.lowering.layout import Arena, Matrix, Region, pack_rows, unpack_rows
 from gradmill.lowering.programs import assemble
-from gradmill_hw.config import NANO, SIM, Config, ConfigError
+from gradmill_hw.config import EDGE, NANO, SIM, Config, ConfigError
 from gradmill_hw.isa import AddSource, Kind, MaskKind, MulSource, Opcode, Queue, Space, token
 from gradmill_hw.sequencer_model import commands
 
@@ -274,12 +275,39 @@ def test_startup_is_free_of_races():
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
 def test_products_are_free_of_races(turned):
     m, k, c = 50, 90, 45
-    a = Stored(*((k, m) if turned[0] else (m, k)), 32, 32, 0, 1 << 16, NANO)
-    b = Stored(*((c, k) if turned[1] else (k, c)), 32, 32, 1 << 17, 1 << 18, NANO)
+    a = Stored(*((k, m) if turned[0] else (m, k)), 0, 1 << 16, NANO)
+    b = Stored(*((c, k) if turned[1] else (k, c)), 1 << 17, 1 << 18, NANO)
     assert races(stream(quantise_program(NANO, [a, b])), NANO) == []
     program, _ = product_program(NANO, a, b, 1 << 19, (m, k, c), transpose_a=turned[0],
                                  transpose_b=turned[1])
     assert races(stream(program), NANO) == []
+
+
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("config", [NANO, EDGE, SIM], ids=lambda config: config.name)
+def test_products_from_memory_keep_the_array_busy(config, turned):
+    """Little is left to wait for before the first product and after the last."""
+    stored = [Stored(128, 128, 0, k << 20, config) for k in (1, 2)]
+    program, _ = product_program(config, *stored, 3 << 20, (128, 128, 128), transpose_a=turned[0],
+                                 transpose_b=turned[1])
+    assert 128**3 / config.n**2 > 0.96 * predict([program], config).cycles
+
+
+@pytest.mark.parametrize("config", [NANO, EDGE, SIM, SIM.replace(banks=2), SIM.replace(banks=8)],
+                         ids=["nano", "edge", "sim", "2 banks", "8 banks"])
+@pytest.mark.parametrize("turn", [0, 1])
+def test_last_block_of_a_product_is_stored_from_banks_that_nothing_else_uses(config, turn):
+    size = Blocking(config)
+    for rows in (1, 9, size.m // 2, size.m):
+        for cols in (1, config.n + 1, size.c - config.n, size.c):
+            pieces = size.last_pieces(rows, range(size.c, size.c + cols))
+            assert [col for piece in pieces for col in piece] == [*range(size.c, size.c + cols)]
+            assert all(piece.start % config.n == 0 for piece in pieces)
+            used = [{(row + r) * config.banks // config.acc_rows
+                     for r in range(-(-len(piece) // config.n) * rows)}
+                    for row, piece in zip(size.targets(turn, rows, pieces), pieces, strict=True)]
+            assert sum(map(len, used)) == len(set().union(*used) & set(range(config.banks)))
+    assert 1 < len(pieces) <= config.banks
 
 
 # Layout -------------------------------------------------------------------------------------------

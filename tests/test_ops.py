@@ -1,10 +1,12 @@
 """gm.ops.matmul on the emulator against the number format and float32 sums, by bits."""
 
+import re
+
 import numpy as np
 import pytest
 
 import gradmill as gm
-from gradmill_hw.config import NANO, SIM, ConfigError
+from gradmill_hw.config import NANO, SIM, Config, ConfigError
 
 
 def _values(matrix, config):
@@ -58,6 +60,42 @@ def test_product_equals_the_reference(config, shape, transpose_a, transpose_b):
     expected = _reference(a, b, transpose_a, transpose_b, config)
     assert found.dtype == np.float32 and found.shape == (m, c)
     assert found.view(np.uint32).tolist() == expected.view(np.uint32).tolist()
+
+
+#: Memories close to the smallest: blocks of a few tiles.
+SMALL = [
+    Config(n=4, tensor_rows=64, acc_rows=32, mask_rows=16, banks=2, bus_bits=32, burst_beats=16),
+    Config(n=4, tensor_rows=512, acc_rows=128, mask_rows=32, banks=8, bus_bits=64, burst_beats=16),
+    Config(n=8, tensor_rows=128, acc_rows=64, mask_rows=64, banks=8, bus_bits=128),
+    Config(n=16, tensor_rows=256, acc_rows=128, mask_rows=64, bus_bits=512, mantissa_bits=4),
+]
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("config", SMALL, ids=lambda config: f"{config.n}-{config.bus_bits}")
+def test_small_memories(config, transpose):
+    a, b = (_matrix(np.random.default_rng(seed), 45, 45) for seed in (7, 8))
+    with gm.open("emulator", config, near_bytes=1 << 20) as device:
+        found = gm.ops.matmul(device, a, b, transpose_a=transpose, transpose_b=transpose)
+    assert found.tobytes() == _reference(a, b, transpose, transpose, config).tobytes()
+
+
+@pytest.mark.parametrize("sizes", [
+    {"n": 4, "bus_bits": 128, "tensor_rows": 64}, {"n": 4, "bus_bits": 128, "acc_rows": 32},
+    {"n": 16, "bus_bits": 512, "tensor_rows": 128, "acc_rows": 64, "mantissa_bits": 4},
+], ids=str)
+def test_memories_that_are_too_small_for_a_block_are_refused(sizes):
+    a = _matrix(np.random.default_rng(7), 61, 61)
+    config = SIM.replace(**sizes)
+    with gm.open("emulator", config) as device:
+        with pytest.raises(ConfigError, match="too few for blocks of") as refusal:
+            gm.ops.matmul(device, a, a)
+        assert device.heap.largest == device.heap.size
+    enough = dict(re.findall(r"(\w+_rows)=(\d+)", str(refusal.value).split("choose")[1]))
+    config = config.replace(**{name: int(rows) for name, rows in enough.items()})
+    with gm.open("emulator", config) as device:
+        found = gm.ops.matmul(device, a, a)
+    assert found.tobytes() == _reference(a, a, False, False, config).tobytes()
 
 
 def test_products_on_one_device_do_not_disturb_each_other_or_a_trainer():

@@ -1,13 +1,14 @@
 """Single operations on a device: float32 in, float32 out, any shape."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 
 from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
-from .lowering.gemm import Blocking, Stored, product_program, quantise_program
+from .lowering.gemm import Stored, product_program, quantise_program
 from .lowering.layout import blocks, pack_rows, unpack_rows
 
 
@@ -48,17 +49,20 @@ class Product:
                              f"{' transposed' * transpose_b}: the inner sizes {k} and {inner} "
                              "must be equal")
         self.device, self.shape = device, (m, k, c)
-        self._stack = ExitStack()
-        size = Blocking(device.config)
-        order_a = (size.k, size.m) if transpose_a else (size.m, size.k)
-        order_b = (size.c, size.k) if transpose_b else (size.k, size.c)
-        self._matrices = [self._store(x, *order) for x, order in ((a, order_a), (b, order_b))]
-        out = self._room(blocks(c, device.config.n) * device.config.run_bytes("fp32", m)
-                         + device.config.beat_bytes, "product")
-        code = quantise_program(device.config, self._matrices)
-        product, self._placed = product_program(
-            device.config, *self._matrices, out, self.shape, transpose_a=transpose_a,
-            transpose_b=transpose_b)
+        with ExitStack() as self._stack:
+            self._prepare(a, b, transpose_a, transpose_b)
+            self._stack = self._stack.pop_all()
+
+    def _prepare(self, a, b, transpose_a, transpose_b):
+        """Operands and programs to the memory of the device."""
+        m, _, c = self.shape
+        config = self.device.config
+        matrices = [self._store(x) for x in (a, b)]
+        out = self._room(blocks(c, config.n) * config.run_bytes("fp32", m) + config.beat_bytes,
+                         "product")
+        code = quantise_program(config, matrices)
+        product, self._placed = product_program(config, *matrices, out, self.shape,
+                                                transpose_a=transpose_a, transpose_b=transpose_b)
         self._programs = [self._upload(program) for program in (code, product)]
 
     def __enter__(self):
@@ -70,13 +74,13 @@ class Product:
     def _room(self, nbytes, owner):
         return self._stack.enter_context(self.device.heap.scratch(nbytes, owner))
 
-    def _store(self, x, block_rows, block_cols):
+    def _store(self, x):
         packed = pack_rows(x, self.device.config)
         wide = self._room(packed.nbytes, "operand")
         self.device.write_memory(Tier.NEAR, wide, packed, cls=Class.DATA)
-        stored = Stored(*x.shape, block_rows, block_cols, wide, 0, self.device.config)
+        stored = Stored(*x.shape, wide, 0, self.device.config)
         narrow = self._room(stored.narrow_bytes, "operand in BFP")
-        return Stored(*x.shape, block_rows, block_cols, wide, narrow, self.device.config)
+        return replace(stored, narrow=narrow)
 
     def _upload(self, program):
         code = program.assemble()
