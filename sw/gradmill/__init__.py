@@ -22,6 +22,7 @@ _HOMES = {
     ".checkpoint": ("CheckpointError",),
     ".device": ("Device",),
     ".errors": ("BackendError", "DeviceError", "DeviceTimeout", "GradmillError", "ProgramError"),
+    ".memory": ("FastMemory",),
     ".nn": ("MSE", "SGD", "CrossEntropy", "Linear", "ReLU", "Sequential"),
     ".planning": ("plan",),
     ".stash": ("Stash",),

@@ -16,6 +16,8 @@ from .lowering.layout import (blocks, pack_batches, pack_rows, parameter_regions
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
 from .lowering.stash import stash_places
+from .memory import FastMemory
+from .memory.activations import activation_memory, record
 from .nn import MSE, SGD, CrossEntropy, Sequential
 from .planning import plan
 from .stash import Stash
@@ -76,6 +78,10 @@ class Trainer:
         (random bits keyed by seed, step, layer and sub-minibatch: the same in every schedule).
     stash : Stash
         How hidden activations are kept for the weight gradients; by default on chip, as they are.
+    fast_memory : FastMemory, int or str
+        Near memory for hidden activations, which then leave the chip, as bytes or as a percentage
+        of them all, as in ``"20%"``. What does not fit goes to far memory and comes back in time,
+        or is computed again; the result does not depend on it. By default they stay on chip.
     tiles : int
         Tiles to use; by default all of the device, at most one for each ``Linear``.
     schedule : str
@@ -85,8 +91,8 @@ class Trainer:
     """
 
     def __init__(self, model, device, *, loss=None, optimizer, virtual_minibatch, sub_minibatch,
-                 level1="fp32", rounding="nearest", stash=None, tiles=None, schedule=None,
-                 seed=0):
+                 level1="fp32", rounding="nearest", stash=None, fast_memory=None, tiles=None,
+                 schedule=None, seed=0):
         self.loss = CrossEntropy() if loss is None else loss
         if type(self.loss).__name__ not in _LOSSES:
             raise ValueError(f"loss={loss!r}; use CrossEntropy() or MSE()")
@@ -104,6 +110,8 @@ class Trainer:
                                                                      sub_minibatch)
         self.model, self.device, self.optimizer = model, device, optimizer
         self.level1, self.rounding, self.stash, self.seed = level1, rounding, stash, seed
+        self.fast_memory = FastMemory.of(fast_memory)
+        passing = fast_memory is not None
         self.epoch = self.step = 0
         self.history = History()
         self._target = 0         # epoch at which the current fit ends
@@ -111,14 +119,18 @@ class Trainer:
         self._programs = {}      # (kind, samples, count) -> address of each tile's program
         self.plan = plan(model, device.config, virtual_minibatch=self.virtual_minibatch,
                          sub_minibatch=self.sub_minibatch, tiles=tiles, schedule=schedule,
-                         loss=self.loss, optimizer=optimizer)
+                         loss=self.loss, optimizer=optimizer, passing=passing)
         self._lowering = Lowering(
             device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
             self.loss, optimizer, limits=self.plan.limits, narrow=level1 == "bf16",
-            stochastic=rounding == "stochastic")
+            stochastic=rounding == "stochastic", passing=passing)
         self._place_parameters()
-        self._lowering.stashes = stash_places(stash, model.stages, self._lowering.buffers,
-                                              device.heap.allocate)
+        if passing:
+            self._lowering.memory = activation_memory(self.fast_memory, stash, self._lowering,
+                                                      device)
+        else:
+            self._lowering.stashes = stash_places(stash, model.stages, self._lowering.buffers,
+                                                  device.heap.allocate)
         self._upload()
 
     # parameters -----------------------------------------------------------------------------
@@ -168,22 +180,40 @@ class Trainer:
         self.model.load_state_dict({key: self._read_region(region, shape, Class.WEIGHT)
                                     for key, shape, region, _ in self._parameters()})
 
+    @property
+    def memory(self):
+        """The :class:`~gradmill.memory.Manager` of the fast memory; ``None`` without one."""
+        return self._lowering.memory and self._lowering.memory.manager
+
     # running --------------------------------------------------------------------------------
 
     def _run(self, key, compile_programs, *arguments, step=None):
         """Run the programs called ``key``, which are compiled at their first use."""
         if not self.device.claim(self):
             self._start(("startup",), lambda: self._lowering.startup(self._regions), (), None)
-        self._start(key, compile_programs, arguments, step)
+        if key[0] == "train" and self._unknown:
+            record(self._lowering, self.device, key[1], self._regions, self._losses_at,
+                   arguments=arguments, scalars=self._scalars(), step=step)
+        else:
+            self._start(key, compile_programs, arguments, step)
+
+    @property
+    def _unknown(self):
+        """The memory manager has not seen the network yet."""
+        return self.memory is not None and not self.memory.learned
 
     def _start(self, key, compile_programs, arguments, step):
         if key not in self._programs:
             self._programs[key] = [self._place(program.assemble(), f"{key[0]} program of tile {t}")
                                    for t, program in enumerate(compile_programs())]
+        self.device.run(self._programs[key], arguments=arguments, scalars=self._scalars(),
+                        step=step)
+
+    def _scalars(self):
         scalars = [0.0, 0.0]
         scalars[LEARNING_RATE.register] = -self.optimizer.lr
         scalars[MOMENTUM.register] = self.optimizer.momentum
-        self.device.run(self._programs[key], arguments=arguments, scalars=scalars, step=step)
+        return scalars
 
     def _place(self, code, owner):
         address = self.device.heap.allocate(len(code), owner)
@@ -278,7 +308,7 @@ class Trainer:
         each = len(batch.rows) * (batch.data_bytes + batch.label_bytes)
         fit = max(1, min(_AT_ONCE, self.device.heap.largest // 2 // each))
         while first < whole:
-            stop = min(first + fit, whole, (first // every + 1) * every)
+            stop = min(first + (1 if self._unknown else fit), whole, (first // every + 1) * every)
             yield first, stop
             first = stop
 
