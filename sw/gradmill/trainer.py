@@ -1,7 +1,8 @@
 """Training with virtual minibatches: the host feeds data and rings the doorbell."""
 
 import warnings
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict
 
 import numpy as np
 
@@ -9,15 +10,17 @@ from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from .data import (check_inputs, check_targets, epoch_order, minibatch_sizes, one_hot,
-                   positive)
+from .data import (LOSSES, check_inputs, check_settings, check_targets, epoch_order,
+                   minibatch_sizes, one_hot, positive)
+from .history import History
 from .lowering.layout import (blocks, pack_batches, pack_rows, parameter_regions, place_region,
                               unpack_rows)
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
 from .lowering.stash import stash_places
 from .memory import FastMemory
-from .memory.activations import activation_memory, record
+from .memory.activations import activation_memory, boundary, record
+from .errors import FarMemoryError
 from .nn import MSE, SGD, CrossEntropy, Sequential
 from .planning import plan
 from .stash import Stash
@@ -25,28 +28,8 @@ from .stash import Stash
 
 __all__ = ["History", "Trainer"]
 
-_LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
-_LEVEL1 = ("fp32", "bf16")
-_ROUNDING = ("nearest", "stochastic")
 #: Most virtual minibatches that one start of the device trains.
 _AT_ONCE = 16
-
-
-@dataclass
-class History:
-    """What happened, epoch by epoch.
-
-    Members
-    -------
-    train_loss : list of float
-        Mean loss over the epoch's virtual minibatches, weighted by their samples, as the device
-        computed it while training.
-    validation : list of dict
-        :meth:`Trainer.evaluate` after each epoch, if there was validation data.
-    """
-
-    train_loss: list = field(default_factory=list)
-    validation: list = field(default_factory=list)
 
 
 class Trainer:
@@ -94,16 +77,7 @@ class Trainer:
                  level1="fp32", rounding="nearest", stash=None, fast_memory=None, tiles=None,
                  schedule=None, seed=0):
         self.loss = CrossEntropy() if loss is None else loss
-        if type(self.loss).__name__ not in _LOSSES:
-            raise ValueError(f"loss={loss!r}; use CrossEntropy() or MSE()")
-        if not isinstance(optimizer, SGD):
-            raise ValueError(f"optimizer={optimizer!r}; use SGD(lr=..., momentum=...)")
-        if not isinstance(model, Sequential) or model.stages[-1].relu:
-            raise ValueError("model must be a Sequential whose last layer is a Linear")
-        if level1 not in _LEVEL1:
-            raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
-        if rounding not in _ROUNDING:
-            raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
+        check_settings(model, self.loss, optimizer, level1, rounding)
         if stash is not None and not isinstance(stash, Stash):
             raise ValueError(f"stash={stash!r}; use Stash(format, ...) or None")
         self.virtual_minibatch, self.sub_minibatch = minibatch_sizes(virtual_minibatch,
@@ -191,11 +165,17 @@ class Trainer:
         """Run the programs called ``key``, which are compiled at their first use."""
         if not self.device.claim(self):
             self._start(("startup",), lambda: self._lowering.startup(self._regions), (), None)
-        if key[0] == "train" and self._unknown:
-            record(self._lowering, self.device, key[1], self._regions, self._losses_at,
-                   arguments=arguments, scalars=self._scalars(), step=step)
-        else:
-            self._start(key, compile_programs, arguments, step)
+        with self._boundary(key[0]):
+            if key[0] == "train" and self._unknown:
+                record(self._lowering, self.device, key[1], self._regions, self._losses_at,
+                       arguments=arguments, scalars=self._scalars(), step=step)
+            else:
+                self._start(key, compile_programs, arguments, step)
+
+    def _boundary(self, kind):
+        """Where training stops if far memory fails."""
+        needed = kind == "train" and self.memory is not None and self.memory.excess != 0
+        return boundary(self.device, self._regions) if needed else nullcontext()
 
     @property
     def _unknown(self):
@@ -266,7 +246,8 @@ class Trainer:
         every = batches if checkpoint_every is None else positive("checkpoint_every",
                                                                   checkpoint_every)
         while self.epoch < self._target:
-            for batch, loss in self._train_epoch(x, y, shuffle, self.step, every):
+            for batch, loss in self._saved(checkpoint, self._train_epoch(x, y, shuffle, self.step,
+                                                                         every)):
                 self._losses.append(loss)
                 self.step = batch + 1
                 if on_step is not None:
@@ -277,6 +258,16 @@ class Trainer:
                     self.save(checkpoint)
         self._download()
         return self.history
+
+    def _saved(self, checkpoint, batches):
+        """``batches``, and a checkpoint if far memory fails in one of them."""
+        try:
+            yield from batches
+        except FarMemoryError:
+            self._download()
+            if checkpoint is not None:
+                self.save(checkpoint)
+            raise
 
     def _end_epoch(self, validation_data):
         overflows = {"matrix_nonfinite", "vector_nonfinite"} & self.device.flags()
@@ -395,9 +386,9 @@ class Trainer:
         return {"n": device.config.n, "mantissa_bits": device.config.mantissa_bits}
 
     @classmethod
-    def load(cls, path, device, *, tiles=None, schedule=None):
+    def load(cls, path, device, *, fast_memory=None, tiles=None, schedule=None):
         """The trainer that :meth:`save` wrote, on any device with the same ``n`` and
-        ``mantissa_bits``; tiles and schedule are chosen anew."""
+        ``mantissa_bits``; fast memory, tiles and schedule are chosen anew."""
         arrays, state = read_checkpoint(path)
         if state["numbers"] != cls._numbers(device):
             raise CheckpointError(f"{path} was trained with {state['numbers']}, this device has "
@@ -405,11 +396,12 @@ class Trainer:
                                   "with the same sizes")
         model = Sequential.from_description(state["model"])
         model.load_state_dict({k: v for k, v in arrays.items() if not k.startswith("momentum.")})
-        trainer = cls(model, device, loss=_LOSSES[state["loss"]](),
+        trainer = cls(model, device, loss=LOSSES[state["loss"]](),
                       optimizer=SGD(**state["optimizer"]),
                       virtual_minibatch=state["virtual_minibatch"],
                       sub_minibatch=state["sub_minibatch"], level1=state["level1"],
-                      rounding=state["rounding"], tiles=tiles, schedule=schedule,
+                      rounding=state["rounding"], fast_memory=fast_memory, tiles=tiles,
+                      schedule=schedule,
                       stash=Stash.from_description(state.get("stash")), seed=state["seed"])
         if trainer.optimizer.momentum:
             trainer._upload({k.removeprefix("momentum."): v for k, v in arrays.items()

@@ -1,12 +1,15 @@
 """Fast and far memory for the activations of one network on one device."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from gradmill_hw.config import ConfigError
-from gradmill_hw.isa import Class
+from gradmill_hw.isa import Class, Queue
 from gradmill_hw.regs import Tier
 
 from ..cycle_model import predict
+from ..errors import DeviceError, FarMemoryError
 from ..lowering.layout import blocks
 from ..lowering.passing import POISON, ActivationMemory, runs_of
 from ..lowering.recorder import Recorder
@@ -14,7 +17,7 @@ from .manager import Manager
 from .recompute import every, optimal, store_all, stored_at
 
 
-__all__ = ["activation_memory", "record"]
+__all__ = ["activation_memory", "boundary", "record"]
 
 
 def activation_memory(options, stash, lowering, device):
@@ -115,3 +118,27 @@ def record(lowering, device, size, regions, result, **run):
         return cycles or predict([program], device.config).cycles
 
     lowering.record(size, regions, result, Recorder(lowering, execute))
+
+
+@contextmanager
+def boundary(device, regions):
+    """If a copy between the memories fails within, the device is as before: ``regions`` hold what
+    they held, and no on-chip memory is taken to be loaded."""
+    kept = [(region, device.read_memory(Tier.NEAR, region.address, region.nbytes,
+                                        cls=Class.WEIGHT))
+            for stage in regions.values() for region in stage.values()]
+    try:
+        yield
+    except DeviceError as error:
+        if error.queue is not Queue.COPY:
+            raise
+        device.reset()
+        device.claim(None)
+        for region, raw in kept:
+            device.write_memory(Tier.NEAR, region.address, raw, cls=Class.WEIGHT)
+        raise FarMemoryError(
+            f"a copy between fast and far memory failed, and training stopped; parameters and "
+            f"position are those before it: go on with Trainer.resume once the memory works, or "
+            f"from the checkpoint with another device or fast_memory='100%'. {error}",
+            error=error.error, tile=error.tile, queue=error.queue,
+            instruction=error.instruction, address=error.address) from error

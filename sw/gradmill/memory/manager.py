@@ -193,16 +193,14 @@ class Manager:
     def prefetch(self, stage):
         """Moves of earlier activations that it is time for when the backward of ``stage``
         begins, as far as there is room."""
-        moves = []
-        for activation in sorted(self._alive, reverse=True):
-            if activation < stage and self._issue.get(activation, 0) >= stage:
-                moves += self._bring(activation)
-        return moves
+        due = min((a for a, first in self._issue.items() if first >= stage), default=stage)
+        return [move for activation in sorted(self._alive, reverse=True)
+                if due <= activation < stage for move in self._bring(activation)]
 
     def _bring(self, activation):
         moves = []
         for buffer in self._alive[activation]:
-            if buffer.fast is None and len(self._fast):
+            if buffer.fast is None and self.used < self.high:
                 buffer.fast = self._fast.take()
                 moves.append(Move(buffer, False, buffer.fast, buffer.far))
         self.most_used = max(self.most_used, self.used)

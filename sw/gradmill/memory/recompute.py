@@ -146,8 +146,8 @@ def optimal(forward, places):
     kept, steps = [], []
 
     def walk(first, last, free, ahead):
-        """Steps of ``best``; activation ``first`` is on chip when they begin, unless ``ahead``, when
-        ``last`` is."""
+        """Steps of ``best``; when they begin, activation ``first`` is on chip, or ``last`` if
+        ``ahead``."""
         while first < last:
             _, middle = best(first, last, free, ahead)
             if not ahead:
