@@ -37,7 +37,7 @@ def lowered(widths, size, sub, tiles, monkeypatch, config=SIM):
         trainer = gm.Trainer(network(widths), device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
                              virtual_minibatch=size, sub_minibatch=sub, tiles=tiles)
         trainer._lowering.train(size, 1, (1 << 16, 1 << 12), trainer._regions, trainer._losses_at)
-    (_, buffers, codes, steps, limits), made = seen[-1]
+    (_, buffers, codes, steps, limits, _), made = seen[-1]
     return buffers, codes, steps, limits, made
 
 

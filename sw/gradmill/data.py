@@ -2,11 +2,16 @@
 
 import numpy as np
 
-from .nn import MSE
+from .nn import MSE, SGD, CrossEntropy, Sequential
 
 
-__all__ = ["check_inputs", "check_targets", "epoch_order", "minibatch_sizes", "one_hot",
-           "positive"]
+__all__ = ["LOSSES", "check_inputs", "check_settings", "check_targets", "epoch_order",
+           "minibatch_sizes", "one_hot", "positive"]
+
+#: Losses by name.
+LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
+_LEVEL1 = ("fp32", "bf16")
+_ROUNDING = ("nearest", "stochastic")
 
 
 def positive(name, value):
@@ -24,6 +29,20 @@ def minibatch_sizes(virtual_minibatch, sub_minibatch):
         raise ValueError(f"sub_minibatch={sub} is larger than virtual_minibatch={size}; use "
                          "1 <= sub_minibatch <= virtual_minibatch")
     return size, sub
+
+
+def check_settings(model, loss, optimizer, level1, rounding):
+    """Refuse what a trainer cannot train with."""
+    if type(loss).__name__ not in LOSSES:
+        raise ValueError(f"loss={loss!r}; use CrossEntropy() or MSE()")
+    if not isinstance(optimizer, SGD):
+        raise ValueError(f"optimizer={optimizer!r}; use SGD(lr=..., momentum=...)")
+    if not isinstance(model, Sequential) or model.stages[-1].relu:
+        raise ValueError("model must be a Sequential whose last layer is a Linear")
+    if level1 not in _LEVEL1:
+        raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
+    if rounding not in _ROUNDING:
+        raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
 
 
 def check_inputs(x, features):

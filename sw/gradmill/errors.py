@@ -1,7 +1,8 @@
 """Everything the driver raises on its own account."""
 
 
-__all__ = ["BackendError", "DeviceError", "DeviceTimeout", "GradmillError", "ProgramError"]
+__all__ = ["BackendError", "DeviceError", "DeviceTimeout", "FarMemoryError", "GradmillError",
+           "ProgramError"]
 
 
 class GradmillError(Exception):
@@ -40,3 +41,8 @@ class DeviceError(GradmillError):
         self.error, self.tile, self.queue = error, tile, queue
         self.instruction, self.address = instruction, address
         super().__init__(message)
+
+
+class FarMemoryError(DeviceError):
+    """A copy between the memories failed in training. Parameters, momentum and position are those
+    of the boundary before the virtual minibatches of that start, so that training can go on."""

@@ -16,7 +16,7 @@ class History:
         Mean loss over the epoch's virtual minibatches, weighted by their samples, as the device
         computed it while training.
     validation : list of dict
-        :meth:`Trainer.evaluate` after each epoch, if there was validation data.
+        :meth:`.Trainer.evaluate` after each epoch, if there was validation data.
     """
 
     train_loss: list = field(default_factory=list)

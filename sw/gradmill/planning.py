@@ -17,7 +17,7 @@ SCHEDULES = ("sequential", "1f1b", "zero-bubble")
 
 
 def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, schedule=None,
-         loss=None, optimizer=None, measured=None):
+         loss=None, optimizer=None, measured=None, passing=False):
     """The fastest :class:`~gradmill.planner.Plan` for training ``model`` that fits the tiles.
 
     Parameters
@@ -35,14 +35,20 @@ def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, s
         of training is the same, bit for bit.
     measured : Profile
         Costs of the layers; by default those of the cycle model.
+    passing : bool
+        Whether activations leave the chip after forward, for ``fast_memory``; on one tile.
     """
     config = get_config(config)
     sizes = minibatch_sizes(virtual_minibatch, sub_minibatch)
     layers = len(model.stages)
-    tiles = min(layers, config.tiles) if tiles is None else tiles
+    if tiles is None:
+        tiles = 1 if passing else min(layers, config.tiles)
     schedule = schedule or ("zero-bubble" if tiles > 1 else "sequential")
     _check(layers, config, tiles, schedule)
-    rest = (loss or CrossEntropy(), optimizer or SGD(lr=0.1, momentum=0.9), measured)
+    if passing and tiles > 1:
+        raise ConfigError(f"fast_memory with tiles={tiles}: activations of one tile only pass "
+                          "through fast memory; use tiles=1")
+    rest = (loss or CrossEntropy(), optimizer or SGD(lr=0.1, momentum=0.9), measured, passing)
     try:
         return _plan(model, config, sizes, tiles, schedule, *rest)
     except ConfigError as error:
@@ -68,12 +74,12 @@ def _check(layers, config, tiles, schedule):
                           f"tile computes at least one; use tiles={layers} or fewer")
 
 
-def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured):
+def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured, passing):
     """With as many activation sets as fit; :class:`ConfigError` if not even one does."""
     size, sub = sizes
-    if tiles == 1 and measured is None:
+    if tiles == 1 and (measured is None or passing):
         made = _alone(model, size, sub)
-        lower(made, model, config, loss, optimizer)
+        lower(made, model, config, loss, optimizer, passing=passing)
         return made
 
     def fits(first, last):
@@ -106,10 +112,10 @@ def _alone(model, size, sub):
     return Plan(stages, costs, sequential(1, -(-size // sub)), size, sub, None)
 
 
-def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured):
+def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured, passing):
     """What would fit instead, in words."""
     size, sub = sizes
-    others = range(1, min(len(model.stages), config.tiles) + 1)
+    others = range(1, 1 if passing else min(len(model.stages), config.tiles) + 1)
     nearby = sorted(set(others) - {tiles}, key=lambda other: (abs(other - tiles), other))
     tries = [(sub, other) for other in nearby]
     while measured is None and sub > 1:  # a profile is of one size
@@ -117,7 +123,8 @@ def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured):
         tries.append((sub, tiles))
     for sub, other in tries:
         try:
-            made = _plan(model, config, (size, sub), other, schedule, loss, optimizer, measured)
+            made = _plan(model, config, (size, sub), other, schedule, loss, optimizer, measured,
+                         passing)
         except ConfigError:
             continue
         return f"What fits: tiles={other}, sub_minibatch={sub} ({made.partition})"

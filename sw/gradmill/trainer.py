@@ -1,6 +1,7 @@
 """Training with virtual minibatches: the host feeds data and rings the doorbell."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import numpy as np
@@ -9,24 +10,25 @@ from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from .data import (check_inputs, check_targets, epoch_order, minibatch_sizes, one_hot,
-                   positive)
+from .data import (LOSSES, check_inputs, check_settings, check_targets, epoch_order,
+                   minibatch_sizes, one_hot, positive)
+from .errors import FarMemoryError
 from .history import History
 from .lowering.layout import (blocks, pack_batches, pack_rows, parameter_regions, place_region,
                               unpack_rows)
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
+from .memory import FastMemory
+from .memory.activations import activation_memory, boundary, record
 from .nn import MSE, SGD, CrossEntropy, Sequential
 from .planning import plan
+from .stash import Stash
 from .stash_control import (POLICIES, StashControl, describe_policy,
                             policy_from_description)
 
 
 __all__ = ["Trainer"]
 
-_LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
-_LEVEL1 = ("fp32", "bf16")
-_ROUNDING = ("nearest", "stochastic")
 #: Most virtual minibatches that one start of the device trains.
 _AT_ONCE = 16
 
@@ -60,6 +62,10 @@ class Trainer:
         (random bits keyed by seed, step, layer and sub-minibatch: the same in every schedule).
     stash : Stash, AdaptiveStash or AutoStash
         How hidden activations are kept for the weight gradients; by default on chip, as they are.
+    fast_memory : FastMemory, int or str
+        Near memory for hidden activations, which then leave the chip, as bytes or as a percentage
+        of them all, as in ``"20%"``. What does not fit goes to far memory and comes back in time,
+        or is computed again; the result does not depend on it. By default they stay on chip.
     tiles : int
         Tiles to use; by default all of the device, at most one for each ``Linear``.
     schedule : str
@@ -69,26 +75,22 @@ class Trainer:
     """
 
     def __init__(self, model, device, *, loss=None, optimizer, virtual_minibatch, sub_minibatch,
-                 level1="fp32", rounding="nearest", stash=None, tiles=None, schedule=None,
-                 seed=0):
+                 level1="fp32", rounding="nearest", stash=None, fast_memory=None, tiles=None,
+                 schedule=None, seed=0):
         self.loss = CrossEntropy() if loss is None else loss
-        if type(self.loss).__name__ not in _LOSSES:
-            raise ValueError(f"loss={loss!r}; use CrossEntropy() or MSE()")
-        if not isinstance(optimizer, SGD):
-            raise ValueError(f"optimizer={optimizer!r}; use SGD(lr=..., momentum=...)")
-        if not isinstance(model, Sequential) or model.stages[-1].relu:
-            raise ValueError("model must be a Sequential whose last layer is a Linear")
-        if level1 not in _LEVEL1:
-            raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
-        if rounding not in _ROUNDING:
-            raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
+        check_settings(model, self.loss, optimizer, level1, rounding)
         if stash is not None and not isinstance(stash, POLICIES):
             raise ValueError(f"stash={stash!r}; use Stash(format, ...), AdaptiveStash(...), "
                              "AutoStash(...) or None")
+        if fast_memory is not None and stash is not None and not isinstance(stash, Stash):
+            raise ValueError(f"stash={stash!r} with fast_memory: formats of activations that move "
+                             "between memories are fixed; use Stash(format, ...)")
         self.virtual_minibatch, self.sub_minibatch = minibatch_sizes(virtual_minibatch,
                                                                      sub_minibatch)
         self.model, self.device, self.optimizer = model, device, optimizer
         self.level1, self.rounding, self.stash, self.seed = level1, rounding, stash, seed
+        self.fast_memory = FastMemory.of(fast_memory)
+        passing = fast_memory is not None
         self.epoch = self.step = 0
         self.history = History()
         self._target = 0         # epoch at which the current fit ends
@@ -96,13 +98,16 @@ class Trainer:
         self._programs = {}      # (kind, samples, count) -> address of each tile's program
         self.plan = plan(model, device.config, virtual_minibatch=self.virtual_minibatch,
                          sub_minibatch=self.sub_minibatch, tiles=tiles, schedule=schedule,
-                         loss=self.loss, optimizer=optimizer)
+                         loss=self.loss, optimizer=optimizer, passing=passing)
         self._lowering = Lowering(
             device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
             self.loss, optimizer, limits=self.plan.limits, narrow=level1 == "bf16",
-            stochastic=rounding == "stochastic")
+            stochastic=rounding == "stochastic", passing=passing)
         self._place_parameters()
-        self.stashing = StashControl(stash, self._lowering, device)
+        self.stashing = StashControl(None if passing else stash, self._lowering, device)
+        if passing:
+            self._lowering.memory = activation_memory(self.fast_memory, stash, self._lowering,
+                                                      device)
         self._upload()
 
     # parameters -----------------------------------------------------------------------------
@@ -152,22 +157,46 @@ class Trainer:
         self.model.load_state_dict({key: self._read_region(region, shape, Class.WEIGHT)
                                     for key, shape, region, _ in self._parameters()})
 
+    @property
+    def memory(self):
+        """The :class:`~gradmill.memory.Manager` of the fast memory; ``None`` without one."""
+        return self._lowering.memory and self._lowering.memory.manager
+
     # running --------------------------------------------------------------------------------
 
     def _run(self, key, compile_programs, *arguments, step=None):
         """Run the programs called ``key``, which are compiled at their first use."""
         if not self.device.claim(self):
             self._start(("startup",), lambda: self._lowering.startup(self._regions), (), None)
-        self._start(key, compile_programs, arguments, step)
+        with self._boundary(key[0]):
+            if key[0] == "train" and self._unknown:
+                record(self._lowering, self.device, key[1], self._regions, self._losses_at,
+                       arguments=arguments, scalars=self._scalars(), step=step)
+            else:
+                self._start(key, compile_programs, arguments, step)
+
+    def _boundary(self, kind):
+        """Where training stops if far memory fails."""
+        needed = kind == "train" and self.memory is not None and self.memory.excess != 0
+        return boundary(self.device, self._regions) if needed else nullcontext()
+
+    @property
+    def _unknown(self):
+        """The memory manager has not seen the network yet."""
+        return self.memory is not None and not self.memory.learned
 
     def _start(self, key, compile_programs, arguments, step):
         if key not in self._programs:
             self._programs[key] = [self._place(program.assemble(), f"{key[0]} program of tile {t}")
                                    for t, program in enumerate(compile_programs())]
+        self.device.run(self._programs[key], arguments=arguments, scalars=self._scalars(),
+                        step=step)
+
+    def _scalars(self):
         scalars = [0.0, 0.0]
         scalars[LEARNING_RATE.register] = -self.optimizer.lr
         scalars[MOMENTUM.register] = self.optimizer.momentum
-        self.device.run(self._programs[key], arguments=arguments, scalars=scalars, step=step)
+        return scalars
 
     def _place(self, code, owner):
         address = self.device.heap.allocate(len(code), owner)
@@ -221,7 +250,8 @@ class Trainer:
                                                                   checkpoint_every)
         while self.epoch < self._target:
             self.stashing.begin(self, x, y, shuffle)
-            for batch, loss in self._train_epoch(x, y, shuffle, self.step, every):
+            for batch, loss in self._saved(checkpoint, self._train_epoch(x, y, shuffle, self.step,
+                                                                         every)):
                 self._losses.append(loss)
                 self.step = batch + 1
                 self.stashing.trained(batch, batches, self._number(len(x), batch + 1), *loss)
@@ -238,6 +268,16 @@ class Trainer:
     def _number(self, samples, batch):
         """Number of ``batch`` of this epoch among all virtual minibatches."""
         return self.epoch * -(-samples // self.virtual_minibatch) + batch
+
+    def _saved(self, checkpoint, batches):
+        """``batches``, and a checkpoint if far memory fails in one of them."""
+        try:
+            yield from batches
+        except FarMemoryError:
+            self._download()
+            if checkpoint is not None:
+                self.save(checkpoint)
+            raise
 
     def _end_epoch(self, validation_data):
         overflows = {"matrix_nonfinite", "vector_nonfinite"} & self.device.flags()
@@ -269,7 +309,7 @@ class Trainer:
         each = len(batch.rows) * (batch.data_bytes + batch.label_bytes)
         fit = max(1, min(_AT_ONCE, self.device.heap.largest // 2 // each))
         while first < whole:
-            stop = min(first + fit, whole, (first // every + 1) * every,
+            stop = min(first + (1 if self._unknown else fit), whole, (first // every + 1) * every,
                        self.stashing.boundary(first))
             yield first, stop
             first = stop
@@ -367,9 +407,9 @@ class Trainer:
         return {"n": device.config.n, "mantissa_bits": device.config.mantissa_bits}
 
     @classmethod
-    def load(cls, path, device, *, tiles=None, schedule=None):
+    def load(cls, path, device, *, fast_memory=None, tiles=None, schedule=None):
         """The trainer that :meth:`save` wrote, on any device with the same ``n`` and
-        ``mantissa_bits``; tiles and schedule are chosen anew."""
+        ``mantissa_bits``; fast memory, tiles and schedule are chosen anew."""
         arrays, state = read_checkpoint(path)
         if state["numbers"] != cls._numbers(device):
             raise CheckpointError(f"{path} was trained with {state['numbers']}, this device has "
@@ -377,12 +417,13 @@ class Trainer:
                                   "with the same sizes")
         model = Sequential.from_description(state["model"])
         model.load_state_dict({k: v for k, v in arrays.items() if not k.startswith("momentum.")})
-        trainer = cls(model, device, loss=_LOSSES[state["loss"]](),
+        trainer = cls(model, device, loss=LOSSES[state["loss"]](),
                       optimizer=SGD(**state["optimizer"]),
                       virtual_minibatch=state["virtual_minibatch"],
                       sub_minibatch=state["sub_minibatch"], level1=state["level1"],
-                      rounding=state["rounding"], tiles=tiles, schedule=schedule,
-                      stash=policy_from_description(state["stash"]), seed=state["seed"])
+                      rounding=state["rounding"], fast_memory=fast_memory, tiles=tiles,
+                      schedule=schedule, stash=policy_from_description(state["stash"]),
+                      seed=state["seed"])
         if trainer.optimizer.momentum:
             trainer._upload({k.removeprefix("momentum."): v for k, v in arrays.items()
                              if k.startswith("momentum.")})

@@ -18,6 +18,8 @@ VIRTUAL_ROWS = 1 << 20
 _PANEL_ROWS = 128
 #: Share of a bank that weight gradients may fill to be kept in one.
 _HOME = 5 / 8
+#: Places for inputs of stages that do not stay on chip, and for their gradients.
+_PASSING, _GRADIENTS = 4, 2
 #: Blocks on their way to a neighbour: one is sent while the next is computed.
 _OUTGOING = 2
 
@@ -83,6 +85,9 @@ class TileBuffers:
         Sets of inputs, sets of gradients.
     targets : bool
         Whether labels are float32 targets; otherwise one bit for each output.
+    passing : bool
+        Whether inputs of stages do not stay on chip: all but the first, and the gradients, take
+        turns in a few places.
 
     Members
     -------
@@ -105,7 +110,7 @@ class TileBuffers:
         Rows of a product panel and of an optimizer panel.
     """
 
-    def __init__(self, config, part, rows, *, sets=(1, 1), targets=False):
+    def __init__(self, config, part, rows, *, sets=(1, 1), targets=False, passing=False):
         self.config, self.part, self.rows = config, part, rows
         self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
         self._acc = Arena("acc memory", config.acc_rows, config.banks)
@@ -125,11 +130,14 @@ class TileBuffers:
 
         self.weight = {s: self._tiles(f"weight {s}", layer.outputs, layer.inputs, 0)
                        for s, layer in linear.items()}
-        self.x = [{s: self._tiles(f"activation {s}, set {k}", rows, layer.inputs, half)
-                   for s, layer in linear.items()} for k in range(sets[0])]
-        self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs,
-                                   (top, inner[0])[(k + s) % 2])
-                    for s, layer in linear.items()} for k in range(sets[1])]
+        if passing:
+            self._pass(linear, rows, half, inner[0], top)
+        else:
+            self.x = [{s: self._tiles(f"activation {s}, set {k}", rows, layer.inputs, half)
+                       for s, layer in linear.items()} for k in range(sets[0])]
+            self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs,
+                                       (top, inner[0])[(k + s) % 2])
+                        for s, layer in linear.items()} for k in range(sets[1])]
         self.signs = [{s: self._bits(f"signs of activation {s}, set {k}", rows, layer.inputs)
                        for s, layer in linear.items() if part.masked(s)} for k in range(sets[0])]
         self.sent, self.sent_signs, self.returned = [], [], []
@@ -162,6 +170,26 @@ class TileBuffers:
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
         self._more_panels((inner[1],) if apart else (0, top), top)
+
+    def _pass(self, linear, rows, half, inner, top):
+        """One set of inputs and gradients, which take turns. The input of a stage can be stored
+        while that of the next is an operand, and is in another bank than the stage's gradient."""
+        inputs = {s: layer.inputs for s, layer in linear.items() if s}
+        outputs = {s: layer.outputs for s, layer in linear.items()}
+        x = self._turns("activation", rows, inputs, _PASSING, (half, inner))
+        if 0 in linear:
+            x[0] = self._tiles("activation 0", rows, linear[0].inputs, half)
+        self.x = [x]
+        self.dy = [self._turns("gradient", rows, outputs, _GRADIENTS, (inner, top))]
+
+    def _turns(self, name, rows, widths, count, banks):
+        """Stage number -> :class:`Matrix` of its width, in one of ``count`` places."""
+        places = {}
+        for k in sorted({s % count for s in widths}):
+            widest = max(cols for s, cols in widths.items() if s % count == k)
+            places[k] = self._tiles(f"{name} place {k}", rows, widest, banks[k % 2], apart=True)
+        return {s: Matrix(places[s % count].base, rows, cols, places[s % count].stride,
+                          self.config.n) for s, cols in widths.items()}
 
     def _loss_buffers(self, outputs, inner, targets):
         rows, n = self.rows, self.config.n
@@ -214,10 +242,11 @@ class TileBuffers:
         size = max(1, self.panel_rows // rows)
         return [(first, min(size, count - first)) for first in range(0, count, size)]
 
-    def _tiles(self, owner, rows, cols, bank):
+    def _tiles(self, owner, rows, cols, bank, *, apart=False):
         n = self.config.n
         stride = blocks(rows, n) * n
-        base = self._tensor.take(blocks(cols, n) * stride, owner, bank=bank, align=n)
+        base = self._tensor.take(blocks(cols, n) * stride, owner, bank=bank, align=n,
+                                 parts=blocks(cols, n) if apart else 1)
         return Matrix(base, rows, cols, stride, n)
 
     def _fp32(self, owner, rows, cols, bank):

@@ -55,7 +55,7 @@ class TileDependencies:
     def __init__(self, buffers, limit):
         self._buffers, self._limit = buffers, limit
         self._wrote, self._read = {}, {}   # buffer -> last that wrote, those that read since
-        self._intervals = {}               # the same of memory: (tier, start, end)
+        self._accesses = []                # of memory: (wrote, tier, start, end, (node, queue))
         self._released, self._holds, self._held = [], 0, None
         self._filled = {}                  # panel -> what fills it
         self._last, self._gradients = None, []  # data gradients: the last one; first products
@@ -66,9 +66,7 @@ class TileDependencies:
         queue = opcode.queue
         touched = footprint(opcode, fields, self._buffers.config)
         reads, writes = (self._keys(rows) for rows in (touched.reads, touched.writes))
-        reads += [self._interval(interval) for interval in touched.memory_reads]
-        writes += [self._interval(interval) for interval in touched.memory_writes]
-        before = set()
+        before = self._memory_conflicts(touched, (node, queue))
         for key in reads:
             before.add(self._wrote.get(key))
         for key in writes:
@@ -92,14 +90,24 @@ class TileDependencies:
         return [(memory, owner) for memory, rows in rows_by_memory.items()
                 for owner in self._buffers.owners(memory, rows)]
 
-    def _interval(self, interval):
-        """A key for bytes of memory; overlapping intervals share one."""
-        tier, start, end = interval
-        for (t, s, e), key in self._intervals.items():
-            if t == tier and s < end and start < e:
-                self._intervals[interval] = key
-                return key
-        return self._intervals.setdefault(interval, ("memory", interval))
+    def _memory_conflicts(self, touched, own):
+        """``(node, queue)`` of what touched the same bytes before, one of the two writing; what is
+        overwritten as a whole is forgotten."""
+        found = set()
+        for write, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
+            for tier, start, end in intervals:
+                kept = []
+                for access in self._accesses:
+                    wrote, t, s, e, other = access
+                    if t != tier or e <= start or end <= s:
+                        kept.append(access)
+                        continue
+                    if (write or wrote) and other[0] is not own[0]:
+                        found.add(other)
+                    if not (write and start <= s and e <= end):
+                        kept.append(access)
+                self._accesses = [*kept, (write, tier, start, end, own)]
+        return found
 
     def _panels(self, node, reads, writes, before):
         """A panel is filled only when nothing but that keeps the one who empties it: so a filled

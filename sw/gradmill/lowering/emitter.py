@@ -69,9 +69,10 @@ class Emitter:
             return {"layer": s}
         return {"layer": s, "stochastic": 1, "mem": self.place[0], "mem_base": self.place[1]}
 
-    def row_numbers(self, s):
-        """Fields for random bits of the stash of the input of stage ``s``."""
+    def row_numbers(self, s, first=0):
+        """Fields for random bits of the stash of the input of stage ``s``, from row ``first``."""
         number, register = self.numbers
+        number += first
         return {"layer": s, "stochastic": 1, "op1": number & 0xffff, "op3": number >> 16 & 0xff,
                 "op2": number >> 24 & 0xffff, "op2_base": register}
 
@@ -123,7 +124,8 @@ class Emitter:
 
     def forward(self, s, k, out, m, *, pad=0, training=True):
         """Stage ``s``: product, bias and activation, from set ``k`` into the same set, into
-        output ``out`` for the next tile, or into ``logits``."""
+        output ``out`` for the next tile, or into ``logits``. Yields ``(first block, blocks)`` of
+        the result when they are complete."""
         buffers = self.buffers
         stage, w, x = self.part.stages[s], buffers.weight[s], buffers.x[k][s]
         signs = None
@@ -157,6 +159,7 @@ class Emitter:
             else:
                 fields |= {"op3": part.base, "t_stride": part.stride, "write_tensor": 1}
             self.vector(rows=m, count=count, cols=part.cols, **fields)
+            yield first, count
 
     # backward -------------------------------------------------------------------------------
 

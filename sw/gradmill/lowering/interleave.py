@@ -72,7 +72,7 @@ def _rename(instruction, panels):
                     for name, value in fields.items()}
 
 
-def interleave(config, buffers, codes, steps, limits):
+def interleave(config, buffers, codes, steps, limits, far=None):
     """The :class:`Interleaving` of ``codes``.
 
     Parameters
@@ -87,9 +87,11 @@ def interleave(config, buffers, codes, steps, limits):
         All instructions, in an order in which they may be executed.
     limits : sequence of int
         Activation sets that each tile may hold.
+    far : Memory
+        How fast far memory is, if that is known.
     """
     nodes = _nodes(buffers, codes, steps, limits)
-    placing = _Placing(config, buffers)
+    placing = _Placing(config, buffers, far or Memory())
     blocked = {node: len(node.after) for node in nodes}
     then = {}
     for node in nodes:
@@ -129,9 +131,9 @@ def _nodes(buffers, codes, steps, limits):
 class _Placing:
     """Follows the units of all tiles while instructions are placed."""
 
-    def __init__(self, config, buffers):
+    def __init__(self, config, buffers, far):
         self._config = config
-        buses = [Bus(Memory()) for _ in range(4)]
+        buses = [Bus(memory) for memory in (Memory(), Memory(), far, far)]
         self._units = [Units(config, buses) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
         self.orders = [[] for _ in buffers]

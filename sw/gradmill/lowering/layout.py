@@ -51,12 +51,16 @@ class Arena:
         self.name, self.rows, self.bank_rows = name, rows, rows // banks
         self._used = []  # sorted, disjoint (start, end, owner)
 
-    def take(self, rows, owner, *, bank=0, align=1):
-        """First row of ``rows`` free ones; ``bank`` is where the search starts."""
+    def take(self, rows, owner, *, bank=0, align=1, parts=1):
+        """First row of ``rows`` free ones; ``bank`` is where the search starts. Each of ``parts``
+        equal parts is told apart by :meth:`owners`."""
         for origin in (bank * self.bank_rows, 0):
             start = self._fit(rows, origin, align)
             if start is not None:
-                self._used = sorted([*self._used, (start, start + rows, owner)])
+                size = rows // parts
+                self._used = sorted([*self._used, *(
+                    (start + k * size, start + (k + 1) * size,
+                     f"{owner}, part {k}" if parts > 1 else owner) for k in range(parts))])
                 return start
         holders = ", ".join(f"{owner} {end - start}" for start, end, owner in self._used)
         free = self.rows - self.used

@@ -81,22 +81,29 @@ class Lowering:
         not given.
     narrow, stochastic : bool
         See :class:`Emitter`.
+    passing : bool
+        Whether activations do not stay on chip; then one tile works on one sub-minibatch at a
+        time.
 
     Members
     -------
     stashes : list of StashPlaces
         What each tile stashes; empty: nothing. Programs are made for what stands here.
+    memory : ActivationMemory
+        Where activations that do not stay on chip go. Set before the first training program.
     """
 
     def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, limits=None,
-                 narrow=False, stochastic=False):
+                 narrow=False, stochastic=False, passing=False):
         self.config, self.stages, self.sub = config, stages, sub
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._interleavings = {}
-        self.stashes = []
+        self.stashes, self.memory, self._passing = [], None, passing
         parts = [Part(tuple(stages), first, last) for first, last in spans]
         needed = held(order, len(parts))
+        if passing:
+            limits = [1]
         self._limits = [max(pair) for pair in zip(needed, limits or needed, strict=True)]
         self._order = paced(tuple(order), self._limits)
         self.buffers = [self._buffers(part, sets, limit) for part, sets, limit in
@@ -105,6 +112,8 @@ class Lowering:
     def _buffers(self, part, sets, limit):
         """Buffers with ``limit`` sets if they fit, at least with ``sets``."""
         targets = isinstance(self.loss, MSE)
+        if self._passing:
+            return TileBuffers(self.config, part, self.sub, targets=targets, passing=True)
         more = tuple(max(count, limit) for count in sets)
         try:
             return TileBuffers(self.config, part, self.sub, sets=more, targets=targets)
@@ -153,8 +162,21 @@ class Lowering:
         batch = self.batch("train", size)
         order = [step for step in self._order if step[2] < len(batch.rows)]
         steps = (*strides, result.stride, RANDOM_STEP, 1)
-        return self._programs(order, batch, count, steps, kind or TrainTile, self.loss,
-                              self.optimizer, regions, result)
+        kind = kind or (self.memory.tile if self._passing else TrainTile)
+        return self._programs(order, batch, count, steps, kind, self.loss, self.optimizer,
+                              regions, result)
+
+    def record(self, size, regions, result, recorder):
+        """Train a first virtual minibatch of ``size`` samples, its first sub-minibatch piece by
+        piece."""
+        batch = self.batch("train", size)
+        (bases,) = iterations(lambda bases: bases, 1, (0,) * 5)
+        tile = self.memory.tile(Emitter(self.buffers[0], **self._rounding), batch, bases,
+                                self.loss, self.optimizer, regions, result, recorder=recorder)
+        for _, operation, j in self._order:
+            if j < len(batch.rows):
+                tile.run(operation, j)
+        recorder.run(tile.emit.code)
 
     def _programs(self, order, batch, count, steps, kind, *rest):
         """One program for each tile."""
@@ -200,7 +222,7 @@ class Lowering:
         key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
         if key not in self._interleavings:
             self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
-                                                  self._limits)
+                                                  self._limits, self.memory and self.memory.far)
         return self._interleavings[key].apply(codes)
 
 
@@ -269,10 +291,14 @@ class _Tile:
         if self.part.begins:
             emit.quantise_samples(self._in_turn(self.buffers.samples, j), k, m)
         for s in self.part.numbers:
-            emit.forward(s, k, j % 2, m, **options)
+            for first, count in emit.forward(s, k, j % 2, m, **options):
+                self._made(s, m, first, count)
             if self.stash is not None:
                 self.stash.store(emit, s, k, m)
         return start
+
+    def _made(self, s, m, first, count):
+        """Blocks of the result of stage ``s`` are on chip."""
 
 
 class _Predict(_Tile):
@@ -325,24 +351,34 @@ class TrainTile(_Tile):
             self.emit.data_gradient(s, k, kd, j % 2, self.batch.rows[j])
 
     def weights(self, j):
-        m, (k, kd) = self.batch.rows[j], self._set(j)
-        first, last = j == 0, j == len(self.batch.rows) - 1
+        m, (k, _) = self.batch.rows[j], self._set(j)
         start = len(self.emit.code)
         if self.stash is not None:
             for s in reversed(self.part.numbers):
                 self.stash.load(self.emit, s, k, m)
         for s in reversed(self.part.numbers):
-            self.emit.bias_gradient(s, kd, m, first=first)
-            if self.part.begins and s:
-                self._data_gradients([s], j)
-            for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
-                if last:
-                    self.update_weight(s, column, grad)
-            if last:
-                self.update_bias(s)
-            self._settle()
+            self._gradients(s, j)
         self._mark(start, "release", first=False)
-        if last and self.part.ends:
+        self._end(j)
+
+    def _gradients(self, s, j):
+        """All that backward owes stage ``s``: sums of gradients, and after the last one the
+        update."""
+        m, (k, kd) = self.batch.rows[j], self._set(j)
+        first, last = j == 0, j == len(self.batch.rows) - 1
+        self.emit.bias_gradient(s, kd, m, first=first)
+        if self.part.begins and s:
+            self._data_gradients([s], j)
+        for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
+            if last:
+                self.update_weight(s, column, grad)
+        if last:
+            self.update_bias(s)
+        self._settle()
+
+    def _end(self, j):
+        """The loss leaves after the last sub-minibatch."""
+        if j == len(self.batch.rows) - 1 and self.part.ends:
             outputs = self.buffers.logits.cols if isinstance(self.loss, MSE) else 1
             offset, base = self.bases.losses
             losses.store_loss(self.emit, self.result, offset, base,

@@ -1,0 +1,249 @@
+"""Activations that do not stay on chip: through fast memory, and far memory if they must."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from gradmill_hw.isa import Class, Kind, Opcode
+from gradmill_hw.regs import Tier
+
+from .layout import Matrix, blocks
+from .pipeline import TrainTile
+
+
+__all__ = ["ActivationMemory", "PassingTile", "Runs"]
+
+#: BFP rows of these bytes are NaNs.
+POISON = 0xff
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How an activation lies in memory: ``count`` runs of ``rows`` rows, ``nbytes`` bytes each at
+    most, in the format with tag ``codec`` (0: as on chip)."""
+
+    rows:   int
+    count:  int
+    nbytes: int
+    codec:  int
+
+    @property
+    def fields(self):
+        """Of the instructions that move them."""
+        return {"kind": Kind.BFP, "run": self.rows, "codec": self.codec}
+
+
+def runs_of(x, m, config, entry=None):
+    """:class:`Runs` of ``m`` samples of the activation at ``x``: a run for each column block.
+    With stash format ``entry`` they are one where they fill their place."""
+    padded = blocks(m, x.n) * x.n
+    codec = entry.tag if entry else 0
+    rows, count = (x.extent, 1) if entry and padded == x.stride else (padded, x.blocks)
+    return Runs(rows, count, config.run_bytes("bfp", rows, codec), codec)
+
+
+class ActivationMemory:
+    """Instructions that the decisions of a manager become.
+
+    Parameters
+    ----------
+    manager : Manager
+        Decides.
+    plan : Plan
+        What is stored and computed again.
+    formats : dict
+        Stage number -> stash format of its input; raw rows for others.
+    poison : int or None
+        Address of NaNs that overwrite what is evicted or freed.
+    stochastic, draws : bool
+        Whether coded stores round, and loads draw, with random bits.
+
+    Members
+    -------
+    far : Memory or None
+        How fast far memory was, once that is known.
+    recorder : Recorder or None
+        Who runs instructions piece by piece at present.
+    """
+
+    def __init__(self, manager, plan, formats, *, poison=None, stochastic=False, draws=False):
+        self.manager, self.plan, self.formats = manager, plan, formats
+        self.far = self.recorder = None
+        self._poison = poison
+        self._random = {Opcode.STORE: stochastic, Opcode.LOAD: draws}
+
+    def tile(self, *arguments, recorder=None):
+        """A :class:`PassingTile` with this memory; places are as at the beginning."""
+        self.manager.begin()
+        self.recorder = recorder
+        return PassingTile(self, *arguments)
+
+    def runs(self, emit, s, m):
+        """:class:`Runs` of ``m`` samples of the input of stage ``s``."""
+        return runs_of(emit.buffers.x[0][s], m, emit.config, self.formats.get(s))
+
+    def store(self, emit, s, m, count):
+        """The next ``count`` buffers of the input of stage ``s`` to fast memory."""
+        new, moves = self.manager.produce(s, count)
+        self._copies(emit, moves, m)
+        self._transfers(Opcode.STORE, emit, s, self.runs(emit, s, m), new)
+
+    def write_back(self, emit, m):
+        """Copy what will have to leave."""
+        self._copies(emit, self.manager.write_back(), m)
+
+    def load(self, emit, s, m):
+        """The input of stage ``s`` on chip."""
+        self._copies(emit, self.manager.fetch(s), m)
+        self._transfers(Opcode.LOAD, emit, s, self.runs(emit, s, m), self.manager.buffers(s))
+
+    def free(self, emit, s, m):
+        """The input of stage ``s`` is not loaded again."""
+        dead = self.manager.release(s)
+        if self._poison is not None:
+            for buffer in dead:
+                self._spoil(emit, Tier.NEAR, buffer.fast, self.runs(emit, s, m))
+
+    def prefetch(self, emit, s, m):
+        """Copies that it is time for when backward of stage ``s`` begins."""
+        self._copies(emit, self.manager.prefetch(s), m)
+
+    def _transfers(self, opcode, emit, s, runs, buffers):
+        """Runs between chip and fast memory, those at equal distances in one instruction."""
+        x = emit.buffers.x[0][s]
+        for group, (stride,) in _even(buffers, lambda buffer: (buffer.fast,)):
+            first = group[0].part
+            place = Matrix(x.base + first * x.stride, runs.rows, len(group) * x.n, x.stride, x.n)
+            random = (emit.row_numbers(s, first * runs.rows)
+                      if self._random[opcode] and runs.codec else {"layer": s})
+            emit.transfer(opcode, Kind.BFP, Class.STASH, place, group[0].fast, stride,
+                          codec=runs.codec, **random)
+
+    def _copies(self, emit, moves, m):
+        if self.recorder and moves:
+            self.recorder.run(emit.code)
+        by_activation = {}
+        for move in moves:
+            by_activation.setdefault((move.buffer.activation, move.out), []).append(move)
+        for (s, out), own in by_activation.items():
+            runs = self.runs(emit, s, m)
+            for group, (near, far) in _even(own, lambda move: (move.near, move.far)):
+                self._copy(emit, runs, group, out, near, far)
+        if self.recorder and moves:
+            self.recorder.run_copies(emit.code, len(moves))
+
+    def _copy(self, emit, runs, group, out, near, far):
+        ends = [("near", group[0].near, near, Tier.NEAR), ("far", group[0].far, far, Tier.FAR)]
+        (_, mem, stride, tier), (_, target, apart, other) = ends if out else ends[::-1]
+        emit.code.append((Opcode.COPY, {
+            **runs.fields, "cls": Class.STASH, "count": len(group), "tier": tier, "mem": mem,
+            "mem_stride": stride, "target_tier": other, "target": target,
+            "target_stride": apart}))
+        if self._poison is not None:
+            for move in group:
+                address = move.near if out else move.far
+                self._spoil(emit, Tier.NEAR if out else Tier.FAR, address, runs)
+
+    def _spoil(self, emit, tier, address, runs):
+        emit.code.append((Opcode.COPY, {
+            **runs.fields, "cls": Class.DATA, "count": 1, "tier": Tier.NEAR, "mem": self._poison,
+            "target_tier": tier, "target": address}))
+
+
+def _even(items, addresses):
+    """Yield ``(group, strides)``: consecutive items with addresses at equal positive distances."""
+    group, strides = [], None
+    for before, item in pairwise([None, *items]):
+        if group:
+            step = tuple(b - a for a, b in zip(addresses(before), addresses(item), strict=True))
+            if min(step) > 0 and strides in (None, step):
+                group.append(item)
+                strides = step
+                continue
+            yield group, strides or (0,) * len(step)
+        group, strides = [item], None
+    if group:
+        yield group, strides or (0,) * len(addresses(group[0]))
+
+
+class PassingTile(TrainTile):
+    """A tile that keeps hidden activations in fast memory from forward to backward.
+
+    Parameters
+    ----------
+    memory : ActivationMemory
+        Where they go.
+    others
+        As of :class:`TrainTile`.
+    """
+
+    def __init__(self, memory, *arguments):
+        super().__init__(*arguments)
+        self.memory = memory
+
+    def _mark(self, start, field, *, first):
+        """Products are marked where they are made: while recording, each piece is gone at once."""
+
+    def _label(self, field):
+        """Set ``field`` in the latest product."""
+        next(fields for opcode, fields in reversed(self.emit.code)
+             if opcode is Opcode.MATMUL)[field] = 1
+
+    def _boundary(self, s, times):
+        """What was emitted since the last boundary belongs to stage ``s``."""
+        if self.memory.recorder:
+            self.memory.recorder.stage(self.emit.code, s, times)
+
+    def forward(self, j):
+        super().forward(j)
+        self._boundary(self.part.last, "forward")
+        if self.memory.recorder:
+            self.memory.recorder.learn()
+
+    def _made(self, s, m, first, count):
+        if s == self.part.first and not first:
+            self._label("hold")
+        if s == self.part.last:
+            return
+        last = first + count == self.emit.buffers.x[0][s + 1].blocks
+        if s + 1 in self.memory.plan.kept:
+            self._store(s + 1, m, count, last=last)
+            if last:
+                self.memory.write_back(self.emit, m)
+        if last:
+            self._boundary(s, "forward")
+
+    def _store(self, s, m, count, *, last):
+        """``count`` column blocks of activation ``s``, or with the last one all that are coded
+        together."""
+        runs = self.memory.runs(self.emit, s, m).count
+        if runs == self.emit.buffers.x[0][s].blocks:
+            self.memory.store(self.emit, s, m, count)
+        elif last:
+            self.memory.store(self.emit, s, m, runs)
+
+    def weights(self, j):
+        emit, memory, m = self.emit, self.memory, self.batch.rows[j]
+        for step in memory.plan.backward:
+            s = step.stage
+            if step.action == "load":
+                memory.load(emit, s, m)
+            elif step.action == "free":
+                memory.free(emit, s, m)
+            elif step.action == "store":
+                memory.store(emit, s, m, memory.runs(emit, s, m).count)
+            elif step.action == "advance":
+                for _ in emit.forward(s, 0, j % 2, m, training=False):
+                    pass
+            else:
+                self._backward(s, j, m)
+        if memory.recorder:
+            memory.recorder.learn()
+            memory.recorder = None
+
+    def _backward(self, s, j, m):
+        self.memory.prefetch(self.emit, s, m)
+        self._gradients(s, j)
+        if s == self.part.first:
+            self._label("release")
+            self._end(j)
+        self._boundary(s, "backward")

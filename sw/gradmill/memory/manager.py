@@ -1,0 +1,258 @@
+"""Which buffer is where, who has to leave, and who has to come back when."""
+
+from collections import deque
+from dataclasses import dataclass
+
+
+__all__ = ["Buffer", "Manager", "Move"]
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A run of rows of an activation, from its store to its last load.
+
+    Members
+    -------
+    activation, part : int
+        Stage whose input it is, and which of its runs.
+    number : int
+        Buffers that were produced before.
+    fast, far : int or None
+        Address of its place in each tier.
+    copied : bool
+        The copy in far memory is complete: it needs not be written again.
+    """
+
+    activation: int
+    part:       int
+    number:     int
+    fast:       int | None
+    far:        int | None = None
+    copied:     bool = False
+
+
+@dataclass(frozen=True)
+class Move:
+    """A buffer crosses from one tier to the other.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        Which.
+    out : bool
+        To far memory, otherwise from there.
+    near, far : int
+        Addresses.
+    """
+
+    buffer: Buffer
+    out:    bool
+    near:   int
+    far:    int
+
+
+class _Places:
+    """Places of one size, handed out in the order in which they became free."""
+
+    def __init__(self, addresses=()):
+        self._free = deque(addresses)
+
+    def __len__(self):
+        return len(self._free)
+
+    def take(self):
+        return self._free.popleft()
+
+    def give(self, address):
+        self._free.append(address)
+
+
+class Manager:
+    """The buffer table of a fast memory of ``count`` places, and what was measured.
+
+    Until :meth:`learn` has been called, buffers leave when the fast memory is too full; afterwards
+    as soon as they are stored, the oldest first, as many as will not fit. The buffers of an
+    activation are asked for in backward, in the reverse order of their production.
+
+    Parameters
+    ----------
+    base, place, count : int
+        Fast memory: address, bytes of a place, places.
+    more_far : callable
+        ``more_far(count)`` gives addresses of so many more places in far memory.
+    high, low : float
+        Thresholds, as shares of the places.
+
+    Members
+    -------
+    made : int
+        Most buffers that were alive at a time.
+    used, most_used : int
+        Places of fast memory that are taken, and were at most.
+    sizes : dict
+        Activation -> buffers, in the order of production.
+    forward, backward : dict
+        Stage -> cycles measured.
+    """
+
+    def __init__(self, *, base, place, count, more_far, high=1.0, low=0.75):
+        self.base, self.place, self.count = base, place, count
+        self.high, self.low = int(high * count), int(low * count)
+        self._more_far, self._far_all = more_far, ()
+        self.forward, self.backward, self.sizes = {}, {}, {}
+        self._copied = [0, 0]  # buffers that were copied alone, cycles
+        self.made = self.most_used = 0
+        self._excess = None    # buffers that leave; unknown before the first time
+        self._issue = {}       # activation -> stage whose backward fetches it
+        self.begin()
+
+    def begin(self):
+        """A virtual minibatch begins: nothing is alive, and places are as at first."""
+        self._fast = _Places(self.base + k * self.place for k in range(self.count))
+        self._alive, self._produced = {}, 0  # activation -> buffers
+        self._evicted = 0
+        self._far = _Places(self._far_all)
+
+    @property
+    def learned(self):
+        """The first pass has been recorded."""
+        return self._excess is not None
+
+    @property
+    def excess(self):
+        """Buffers that leave the fast memory in each sub-minibatch; ``None`` before the first."""
+        return self._excess
+
+    @property
+    def used(self):
+        """Places that are taken."""
+        return self.count - len(self._fast)
+
+    # forward --------------------------------------------------------------------------------
+
+    def produce(self, activation, count):
+        """``(new buffers, moves that make room for them)``."""
+        moves = self._make_room(count)
+        own = self._alive.setdefault(activation, [])
+        new = []
+        for _ in range(count):
+            new.append(Buffer(activation, len(own), self._produced, self._fast.take()))
+            own.append(new[-1])
+            self._produced += 1
+        self.sizes[activation] = len(own)
+        self.made = max(self.made, sum(map(len, self._alive.values())))
+        self.most_used = max(self.most_used, self.used)
+        return new, moves
+
+    def _make_room(self, count):
+        """Above the high threshold, the oldest leave until the low one is met."""
+        if self.used + count <= self.high:
+            return []
+        target = max(self.low, count) if not self.learned else self.high
+        moves = []
+        for buffer in self._resident():
+            if self.used + count <= target:
+                break
+            moves += self._evict(buffer)
+        return moves
+
+    def write_back(self):
+        """Moves of the oldest that will have to leave, and need not wait until there is no room."""
+        moves = []
+        for buffer in self._resident() if self.learned else ():
+            if self._evicted >= self._excess:
+                break
+            moves += self._evict(buffer)
+        return moves
+
+    def _resident(self):
+        """Buffers in fast memory, the oldest first."""
+        found = [buffer for own in self._alive.values() for buffer in own
+                 if buffer.fast is not None]
+        return sorted(found, key=lambda buffer: buffer.number)
+
+    def _evict(self, buffer):
+        """Its place is free; the move, unless far memory has the buffer already."""
+        near, buffer.fast = buffer.fast, None
+        self._fast.give(near)
+        self._evicted += 1
+        if buffer.copied:
+            return []
+        if not len(self._far):
+            more = tuple(self._more_far(len(self._alive[buffer.activation])))
+            self._far_all, self._far = self._far_all + more, _Places(more)
+        buffer.far, buffer.copied = self._far.take(), True
+        return [Move(buffer, True, near, buffer.far)]
+
+    # backward -------------------------------------------------------------------------------
+
+    def fetch(self, activation):
+        """Moves without which the buffers of ``activation`` are not all in fast memory."""
+        return self._bring(activation)
+
+    def prefetch(self, stage):
+        """Moves of earlier activations that it is time for when the backward of ``stage``
+        begins, as far as there is room."""
+        due = min((a for a, first in self._issue.items() if first >= stage), default=stage)
+        return [move for activation in sorted(self._alive, reverse=True)
+                if due <= activation < stage for move in self._bring(activation)]
+
+    def _bring(self, activation):
+        moves = []
+        for buffer in self._alive[activation]:
+            if buffer.fast is None and self.used < self.high:
+                buffer.fast = self._fast.take()
+                moves.append(Move(buffer, False, buffer.fast, buffer.far))
+        self.most_used = max(self.most_used, self.used)
+        return moves
+
+    def buffers(self, activation):
+        """Buffers of an activation that is alive, all of them in fast memory."""
+        return self._alive[activation]
+
+    def release(self, activation):
+        """The buffers of ``activation`` are dead; they are returned."""
+        dead = self._alive.pop(activation)
+        for buffer in dead:
+            self._fast.give(buffer.fast)
+            if buffer.far is not None:
+                self._far.give(buffer.far)
+        if not self._alive:
+            self._produced = self._evicted = 0
+        return dead
+
+    # what was measured ----------------------------------------------------------------------
+
+    def timed_copy(self, count, cycles):
+        """Copies of ``count`` buffers took so many cycles."""
+        self._copied = [self._copied[0] + count, self._copied[1] + cycles]
+
+    @property
+    def copy_cycles(self):
+        """Cycles of the copy of a buffer; 0 if none was copied."""
+        count, cycles = self._copied
+        return cycles / count if count else 0.0
+
+    def learn(self):
+        """The first forward pass has been recorded, or the backward pass after it."""
+        self._excess = max(0, self.made - self.high)
+        leaving, left = {}, self._excess
+        for activation, count in self.sizes.items():
+            leaving[activation] = min(left, count)
+            left -= leaving[activation]
+        self._issue = self._latest({a: count for a, count in leaving.items() if count})
+
+    def _latest(self, leaving):
+        """For each activation the stage whose backward begins its fetch: fetches follow each
+        other, each is complete when it is needed, and begins a stage earlier than it must."""
+        stages = sorted(self.forward, reverse=True)
+        times = {s: self.backward.get(s, 2 * self.forward[s]) for s in stages}
+        begins, now = {}, 0
+        for s in stages:
+            begins[s], now = now, now + times[s]
+        issue, end = {}, float("inf")
+        for activation, count in sorted(leaving.items()):
+            end = min(end, begins[activation]) - count * self.copy_cycles
+            running = min((s for s in stages if begins[s] <= end), default=stages[0])
+            issue[activation] = min(running + 1, stages[0])
+        return issue

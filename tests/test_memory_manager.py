@@ -1,0 +1,174 @@
+"""The buffer table: who leaves, who comes back, and when; against its rules on random chains."""
+
+import numpy as np
+import pytest
+
+from gradmill.memory import FastMemory, Manager
+from gradmill_hw.config import ConfigError
+
+
+PLACE = 64
+
+
+def manager(count, **options):
+    grown = [0]
+
+    def more_far(places):
+        start = grown[0]
+        grown[0] += places
+        return [1 << 20 | (start + k) * PLACE for k in range(places)]
+
+    made = Manager(base=4096, place=PLACE, count=count, more_far=more_far, **options)
+    made.grown = grown
+    return made
+
+
+class Bench:
+    """Runs passes through a manager and follows every byte."""
+
+    def __init__(self, owner, sizes):
+        self.manager, self.sizes = owner, sizes
+        self.fast, self.far = {}, {}  # address -> buffer whose bytes lie there
+        self.log = []
+
+    def move(self, moves):
+        for move in moves:
+            source, target = (self.fast, self.far) if move.out else (self.far, self.fast)
+            near_far = (move.near, move.far)
+            start, end = near_far if move.out else near_far[::-1]
+            assert source[start] is move.buffer, "moved what is not there"
+            target[end] = move.buffer
+            del source[start]  # evicted and freed memory is poisoned
+            self.log.append((move.out, move.buffer.activation, move.buffer.number))
+
+    def forward(self, parts=2):
+        for activation, size in self.sizes.items():
+            for first in range(0, size, parts):
+                new, moves = self.manager.produce(activation, min(parts, size - first))
+                self.move(moves)
+                for buffer in new:
+                    assert buffer.fast not in self.fast, "overwrites what is alive"
+                    self.fast[buffer.fast] = buffer
+            self.move(self.manager.write_back())
+            assert self.manager.used <= self.manager.high
+
+    def backward(self):
+        for stage in range(max(self.sizes), -1, -1):
+            if stage in self.sizes:
+                self.move(self.manager.fetch(stage))
+                own = self.manager.buffers(stage)
+                assert [buffer.part for buffer in own] == list(range(self.sizes[stage]))
+                assert all(self.fast[buffer.fast] is buffer for buffer in own)
+                for buffer in self.manager.release(stage):
+                    del self.fast[buffer.fast]
+            self.move(self.manager.prefetch(stage))
+            assert self.manager.used <= self.manager.high
+        assert not self.fast and not self.manager.used
+
+    def times(self, rng=None):
+        for stage in range(max(self.sizes) + 1):
+            self.manager.forward[stage] = 100 if rng is None else int(rng.integers(10, 500))
+
+
+def test_the_oldest_leave_above_the_high_threshold_until_the_low_one():
+    owner = manager(10, high=0.8, low=0.5)
+    bench = Bench(owner, {1: 4, 2: 4, 3: 3})
+    bench.forward(parts=4)
+    assert [number for out, _, number in bench.log if out] == list(range(4 + 2))
+    assert owner.used == 11 - 6
+
+
+def test_after_the_first_pass_exactly_what_does_not_fit_leaves_at_once():
+    owner = manager(10, high=0.8, low=0.3)
+    bench = Bench(owner, dict.fromkeys(range(1, 6), 4))
+    bench.times()
+    owner.timed_copy(8, 80)
+    bench.forward()
+    owner.learn()
+    bench.backward()
+    assert owner.excess == 20 - 8
+    for _ in range(3):
+        bench.log.clear()
+        bench.forward()
+        assert [number for _, _, number in bench.log] == list(range(12))
+        assert owner.used == 8
+        bench.backward()
+        back = [activation for out, activation, _ in bench.log if not out]
+        assert back == sorted(back, reverse=True) and len(back) == 12
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_chains_lose_nothing_and_move_each_buffer_once(seed):
+    rng = np.random.default_rng(seed)
+    sizes = {s: int(rng.integers(1, 9)) for s in range(1, int(rng.integers(3, 14)))}
+    total, most = sum(sizes.values()), max(sizes.values())
+    count = int(rng.integers(most, total + 2))
+    high = float(rng.uniform(min(1.0, most / count), 1.0))
+    owner = manager(count, high=high, low=float(rng.uniform(0.01, high)))
+    if owner.high < most:
+        owner = manager(count)
+    bench = Bench(owner, sizes)
+    bench.times(rng)
+    for step in range(4):
+        bench.log.clear()
+        owner.begin()
+        bench.forward(parts=int(rng.integers(1, 4)))
+        owner.timed_copy(5, int(rng.integers(1, 3000)))
+        if step < 2:
+            owner.learn()
+        bench.backward()
+        out = [number for leaves, _, number in bench.log if leaves]
+        back = [number for leaves, _, number in bench.log if not leaves]
+        assert sorted(out) == sorted(back) and len(set(out)) == len(out)
+        assert out == sorted(out)
+        if step:
+            assert len(out) == max(0, total - owner.high)
+    assert owner.most_used <= owner.high
+
+
+def test_prefetch_is_as_far_ahead_as_copies_are_slow():
+    issued = {}
+    for cycles in (1, 250, 100_000):
+        owner = manager(2)
+        bench = Bench(owner, dict.fromkeys(range(1, 9), 2))
+        bench.times()
+        owner.timed_copy(1, cycles)
+        bench.forward()
+        owner.learn()
+        issued[cycles] = owner._issue
+    assert issued[1] == {s: s + 2 for s in range(1, 7)} | {7: 8}
+    assert issued[250][1] > issued[1][1]
+    assert set(issued[100_000].values()) == {8}
+
+
+def test_a_complete_copy_is_not_written_again():
+    owner = manager(4)
+    bench = Bench(owner, {1: 2, 2: 2, 3: 2})
+    bench.forward()
+    assert [number for _, _, number in bench.log] == [0, 1, 2][:len(bench.log)]
+    owner.fetch(3), owner.release(3), owner.release(2)
+    moves = owner.fetch(1)
+    assert len(moves) == 2 and not any(move.out for move in moves)
+    own = owner.buffers(1)
+    assert all(buffer.copied for buffer in own)
+    assert owner._evict(own[0]) == [], "far memory has it already"
+    assert own[0].fast is None
+
+
+def test_what_cannot_be_a_fast_memory_is_refused():
+    for size in (0, -1, 1.5, True, "20", "0%", "101%", "x%", None):
+        with pytest.raises(ValueError, match="percentage"):
+            FastMemory(size)
+    for low, high in ((0.8, 0.5), (0, 1), (0.5, 1.5), (-1, 1)):
+        with pytest.raises(ValueError, match="0 < low <= high <= 1"):
+            FastMemory("20%", low=low, high=high)
+    for how in (0, -2, "best", (), (0,), [1, "2"], True):
+        with pytest.raises(ValueError, match="recompute="):
+            FastMemory("20%", recompute=how)
+    with pytest.raises(ConfigError, match="give at least 1024"):
+        FastMemory("10%").places(4096, 128, 8)
+    with pytest.raises(ConfigError, match="give at least 2048"):
+        FastMemory("30%", high=0.5, low=0.2).places(4096, 128, 8)
+    assert FastMemory("100%").places(4096, 128, 8) == 32
+    assert FastMemory(1 << 30).places(4096, 128, 8) == 32
+    assert FastMemory.of(None) is None and FastMemory.of("50%") == FastMemory("50%")
