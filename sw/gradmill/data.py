@@ -5,8 +5,8 @@ import numpy as np
 from .nn import MSE
 
 
-__all__ = ["check_inputs", "check_targets", "epoch_order", "minibatch_sizes", "one_hot",
-           "positive"]
+__all__ = ["check_inputs", "check_layer_to_layer", "check_targets", "epoch_order",
+           "minibatch_sizes", "one_hot", "positive"]
 
 
 def positive(name, value):
@@ -24,6 +24,18 @@ def minibatch_sizes(virtual_minibatch, sub_minibatch):
         raise ValueError(f"sub_minibatch={sub} is larger than virtual_minibatch={size}; use "
                          "1 <= sub_minibatch <= virtual_minibatch")
     return size, sub
+
+
+def check_layer_to_layer(boundaries, tiles, schedule, stash):
+    """What layer-to-layer execution cannot be combined with."""
+    if boundaries not in ("near", "far"):
+        raise ValueError(f"boundaries={boundaries!r}; use near or far")
+    for name, value, allowed in (("tiles", tiles, (None, 1)),
+                                 ("schedule", schedule, (None, "sequential")),
+                                 ("stash", stash, (None,))):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r} with layer_to_layer=True: one tile executes all "
+                             f"layers and keeps their inputs as they are; leave {name} out")
 
 
 def check_inputs(x, features):

@@ -60,6 +60,8 @@ class Device(ABC):
         self.seed, self.watchdog = seed, watchdog
         #: Room in near memory; programs and their data live in pieces of it.
         self.heap = Heap("near", near_bytes)
+        #: Room in far memory.
+        self.far_heap = Heap("far", far_bytes)
         self._resident = None
         #: Called with the program addresses of each run, before it starts, if set.
         self.on_run = None

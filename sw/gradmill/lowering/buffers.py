@@ -106,15 +106,8 @@ class TileBuffers:
     """
 
     def __init__(self, config, part, rows, *, sets=(1, 1), targets=False):
-        self.config, self.part, self.rows = config, part, rows
-        self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
-        self._acc = Arena("acc memory", config.acc_rows, config.banks)
-        self._mask = Arena("mask memory", config.mask_rows, config.banks)
-        self._arenas = {"tensor": self._tensor, "acc": self._acc, "mask": self._mask}
+        self._begin(config, part, rows)
         stages = part.stages
-        #: rows of random numbers that a sub-minibatch may use, whatever the part
-        self.random_rows = blocks(rows, config.n) * config.n * blocks(
-            max(stage.linear.outputs for stage in stages), config.n)
         linear = {s: stages[s].linear for s in part.numbers}
         widest = max(layer.outputs for layer in linear.values())
         half, top = config.banks // 2, config.banks - 1
@@ -162,6 +155,17 @@ class TileBuffers:
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
         self._more_panels((inner[1],) if apart else (0, top), top)
+
+    def _begin(self, config, part, rows):
+        """Empty memories."""
+        self.config, self.part, self.rows = config, part, rows
+        self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
+        self._acc = Arena("acc memory", config.acc_rows, config.banks)
+        self._mask = Arena("mask memory", config.mask_rows, config.banks)
+        self._arenas = {"tensor": self._tensor, "acc": self._acc, "mask": self._mask}
+        #: rows of random numbers that a sub-minibatch may use, whatever the part
+        self.random_rows = blocks(rows, config.n) * config.n * blocks(
+            max(stage.linear.outputs for stage in part.stages), config.n)
 
     def _loss_buffers(self, outputs, inner, targets):
         rows, n = self.rows, self.config.n
