@@ -56,7 +56,7 @@ class LayerBuffers(TileBuffers):
                                             if part.masked(s)}, (0, 0)) for k in range(2)]
         self.sent = self.sent_signs = self.returned = ()
 
-        self.panel_rows = max(min(128, config.acc_rows // 8), rows,
+        self.panel_rows = max(min(128, config.acc_rows // 16), rows,
                               *(layer.outputs for layer in linear.values()))
         self._sums(linear, inner, top)
         self.samples = [self._fp32(f"input samples {k}", rows, linear[0].inputs, inner[k])
