@@ -5,8 +5,8 @@ import numpy as np
 from .nn import MSE, SGD, CrossEntropy, Sequential
 
 
-__all__ = ["LOSSES", "check_inputs", "check_settings", "check_targets", "epoch_order",
-           "minibatch_sizes", "one_hot", "positive"]
+__all__ = ["LOSSES", "check_inputs", "check_layer_to_layer", "check_settings", "check_targets",
+           "epoch_order", "minibatch_sizes", "one_hot", "positive"]
 
 #: Losses by name.
 LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
@@ -43,6 +43,16 @@ def check_settings(model, loss, optimizer, level1, rounding):
         raise ValueError(f"level1={level1!r}; use one of {', '.join(_LEVEL1)}")
     if rounding not in _ROUNDING:
         raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
+
+
+def check_layer_to_layer(boundaries, **others):
+    """What layer-to-layer execution cannot be combined with."""
+    if boundaries not in ("near", "far"):
+        raise ValueError(f"boundaries={boundaries!r}; use near or far")
+    for name, value in others.items():
+        if value not in {"tiles": (None, 1), "schedule": (None, "sequential")}.get(name, (None,)):
+            raise ValueError(f"{name}={value!r} with layer_to_layer=True: one tile executes all "
+                             f"layers and keeps their inputs as they are; leave {name} out")
 
 
 def check_inputs(x, features):

@@ -10,7 +10,7 @@ from .planner import Costs, Partition, Plan, bound, make_plan, sequential
 from .profiler import profile
 
 
-__all__ = ["SCHEDULES", "lower", "plan"]
+__all__ = ["SCHEDULES", "lower", "one_tile", "plan"]
 
 #: Schedules that drain at the end of a virtual minibatch, so that training is exact.
 SCHEDULES = ("sequential", "1f1b", "zero-bubble")
@@ -78,7 +78,7 @@ def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured, pass
     """With as many activation sets as fit; :class:`ConfigError` if not even one does."""
     size, sub = sizes
     if tiles == 1 and (measured is None or passing):
-        made = _alone(model, size, sub)
+        made = one_tile(model, size, sub)
         lower(made, model, config, loss, optimizer, passing=passing)
         return made
 
@@ -105,8 +105,8 @@ def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured, pass
         most = max(1, min(most, max(made.sets)) - 1)
 
 
-def _alone(model, size, sub):
-    """One tile does everything in turn, whatever it costs."""
+def one_tile(model, size, sub):
+    """The plan of one tile that does everything in turn, whatever it costs."""
     stages = Partition(((0, len(model.stages) - 1),), (1,), (2 * -(-size // sub),))
     costs = Costs(forward=(1,), backward=(0,), weight=(1,))
     return Plan(stages, costs, sequential(1, -(-size // sub)), size, sub, None)

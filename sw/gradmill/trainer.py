@@ -10,18 +10,18 @@ from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from .data import (LOSSES, check_inputs, check_settings, check_targets, epoch_order,
-                   minibatch_sizes, one_hot, positive)
+from .data import (LOSSES, check_inputs, check_layer_to_layer, check_settings, check_targets,
+                   epoch_order, minibatch_sizes, one_hot, positive)
 from .errors import FarMemoryError
 from .history import History
-from .lowering.layout import (blocks, pack_batches, pack_rows, parameter_regions, place_region,
-                              unpack_rows)
+from .lowering.layer_to_layer import LayerLowering
+from .lowering.layout import blocks, pack_batches, parameter_regions, place_region, unpack_rows
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
 from .memory import FastMemory
 from .memory.activations import activation_memory, boundary, record
 from .nn import MSE, SGD, CrossEntropy, Sequential
-from .planning import plan
+from .planning import one_tile, plan
 from .stash import Stash
 from .stash_control import (POLICIES, StashControl, describe_policy,
                             policy_from_description)
@@ -29,8 +29,6 @@ from .stash_control import (POLICIES, StashControl, describe_policy,
 
 __all__ = ["Trainer"]
 
-#: Most virtual minibatches that one start of the device trains.
-_AT_ONCE = 16
 
 
 class Trainer:
@@ -70,13 +68,18 @@ class Trainer:
         Tiles to use; by default all of the device, at most one for each ``Linear``.
     schedule : str
         Order in which the tiles work, see :func:`gradmill.plan`; the weights do not depend on it.
+    layer_to_layer : bool
+        Whether one tile executes layer after layer with weights from far memory, for networks that
+        do not fit it; the weights end with the same bits.
+    boundaries : str
+        Where layer-to-layer execution keeps what passes between layers, ``"near"`` or ``"far"``.
     seed : int
         Key of the order in which samples are visited.
     """
 
     def __init__(self, model, device, *, loss=None, optimizer, virtual_minibatch, sub_minibatch,
                  level1="fp32", rounding="nearest", stash=None, fast_memory=None, tiles=None,
-                 schedule=None, seed=0):
+                 schedule=None, layer_to_layer=False, boundaries="near", seed=0):
         self.loss = CrossEntropy() if loss is None else loss
         check_settings(model, self.loss, optimizer, level1, rounding)
         if stash is not None and not isinstance(stash, POLICIES):
@@ -85,8 +88,8 @@ class Trainer:
         if fast_memory is not None and stash is not None and not isinstance(stash, Stash):
             raise ValueError(f"stash={stash!r} with fast_memory: formats of activations that move "
                              "between memories are fixed; use Stash(format, ...)")
-        self.virtual_minibatch, self.sub_minibatch = minibatch_sizes(virtual_minibatch,
-                                                                     sub_minibatch)
+        sizes = minibatch_sizes(virtual_minibatch, sub_minibatch)
+        self.virtual_minibatch, self.sub_minibatch = sizes
         self.model, self.device, self.optimizer = model, device, optimizer
         self.level1, self.rounding, self.stash, self.seed = level1, rounding, stash, seed
         self.fast_memory = FastMemory.of(fast_memory)
@@ -96,13 +99,21 @@ class Trainer:
         self._target = 0         # epoch at which the current fit ends
         self._losses = []        # (samples, loss) of the current epoch
         self._programs = {}      # (kind, samples, count) -> address of each tile's program
-        self.plan = plan(model, device.config, virtual_minibatch=self.virtual_minibatch,
-                         sub_minibatch=self.sub_minibatch, tiles=tiles, schedule=schedule,
-                         loss=self.loss, optimizer=optimizer, passing=passing)
-        self._lowering = Lowering(
-            device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
-            self.loss, optimizer, limits=self.plan.limits, narrow=level1 == "bf16",
-            stochastic=rounding == "stochastic", passing=passing)
+        self.layer_to_layer, self.boundaries = layer_to_layer, boundaries
+        how = {"narrow": level1 == "bf16", "stochastic": rounding == "stochastic"}
+        if layer_to_layer:
+            check_layer_to_layer(boundaries, tiles=tiles, schedule=schedule, stash=stash,
+                                 fast_memory=fast_memory)
+            self.plan = one_tile(model, *sizes)
+            self._lowering = LayerLowering(device, model.stages, *sizes, self.loss, optimizer,
+                                           boundaries=boundaries, **how)
+        else:
+            self.plan = plan(model, device.config, virtual_minibatch=self.virtual_minibatch,
+                             sub_minibatch=self.sub_minibatch, tiles=tiles, schedule=schedule,
+                             loss=self.loss, optimizer=optimizer, passing=passing)
+            self._lowering = Lowering(
+                device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
+                self.loss, optimizer, limits=self.plan.limits, passing=passing, **how)
         self._place_parameters()
         self.stashing = StashControl(None if passing else stash, self._lowering, device)
         if passing:
@@ -113,25 +124,22 @@ class Trainer:
     # parameters -----------------------------------------------------------------------------
 
     def _place_parameters(self):
-        """Regions of master weights and momentum in near memory."""
+        """Regions of master weights and momentum."""
         heap, config = self.device.heap, self.device.config
-        self._regions = {s: parameter_regions(
+        self._regions = self._lowering.regions if self.layer_to_layer else {s: parameter_regions(
             stage, config, self.optimizer.momentum,
             lambda name, nbytes, s=s: heap.allocate(nbytes, f"{name} {s}"))
             for s, stage in enumerate(self.model.stages)}
         self._losses_at = place_region(1, config.n, config,
                                        lambda nbytes: heap.allocate(nbytes, "losses"),
-                                       copies=_AT_ONCE)
+                                       copies=self._lowering.at_once)
 
     def _write_region(self, region, values, cls):
-        packed = pack_rows(np.ascontiguousarray(values, np.float32)
-                           .reshape(region.rows, region.cols), self.device.config)
-        self.device.write_memory(Tier.NEAR, region.address, packed, cls=cls)
+        self.device.write_memory(region.tier, region.address, region.pack(values), cls=cls)
 
     def _read_region(self, region, shape, cls):
-        raw = self.device.read_memory(Tier.NEAR, region.address, region.nbytes, cls=cls)
-        return unpack_rows(raw.reshape(region.blocks, -1), region.rows, region.cols,
-                           self.device.config).reshape(shape)
+        raw = self.device.read_memory(region.tier, region.address, region.nbytes, cls=cls)
+        return region.unpack(raw).reshape(shape)
 
     def _parameters(self):
         """Yield ``(state name, shape, region, momentum region or None)``."""
@@ -307,7 +315,7 @@ class Trainer:
         and checkpoints fall between them."""
         batch = self._lowering.batch("train", self.virtual_minibatch)
         each = len(batch.rows) * (batch.data_bytes + batch.label_bytes)
-        fit = max(1, min(_AT_ONCE, self.device.heap.largest // 2 // each))
+        fit = max(1, min(self._lowering.at_once, self.device.heap.largest // 2 // each))
         while first < whole:
             stop = min(first + (1 if self._unknown else fit), whole, (first // every + 1) * every,
                        self.stashing.boundary(first))
@@ -407,9 +415,10 @@ class Trainer:
         return {"n": device.config.n, "mantissa_bits": device.config.mantissa_bits}
 
     @classmethod
-    def load(cls, path, device, *, fast_memory=None, tiles=None, schedule=None):
+    def load(cls, path, device, **execution):
         """The trainer that :meth:`save` wrote, on any device with the same ``n`` and
-        ``mantissa_bits``; fast memory, tiles and schedule are chosen anew."""
+        ``mantissa_bits``; ``fast_memory``, ``tiles``, ``schedule``, ``layer_to_layer`` and
+        ``boundaries`` are chosen anew."""
         arrays, state = read_checkpoint(path)
         if state["numbers"] != cls._numbers(device):
             raise CheckpointError(f"{path} was trained with {state['numbers']}, this device has "
@@ -421,9 +430,8 @@ class Trainer:
                       optimizer=SGD(**state["optimizer"]),
                       virtual_minibatch=state["virtual_minibatch"],
                       sub_minibatch=state["sub_minibatch"], level1=state["level1"],
-                      rounding=state["rounding"], fast_memory=fast_memory, tiles=tiles,
-                      schedule=schedule, stash=policy_from_description(state["stash"]),
-                      seed=state["seed"])
+                      rounding=state["rounding"], seed=state["seed"],
+                      stash=policy_from_description(state["stash"]), **execution)
         if trainer.optimizer.momentum:
             trainer._upload({k.removeprefix("momentum."): v for k, v in arrays.items()
                              if k.startswith("momentum.")})

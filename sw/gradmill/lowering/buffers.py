@@ -111,15 +111,8 @@ class TileBuffers:
     """
 
     def __init__(self, config, part, rows, *, sets=(1, 1), targets=False, passing=False):
-        self.config, self.part, self.rows = config, part, rows
-        self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
-        self._acc = Arena("acc memory", config.acc_rows, config.banks)
-        self._mask = Arena("mask memory", config.mask_rows, config.banks)
-        self._arenas = {"tensor": self._tensor, "acc": self._acc, "mask": self._mask}
+        self._begin(config, part, rows)
         stages = part.stages
-        #: rows of random numbers that a sub-minibatch may use, whatever the part
-        self.random_rows = blocks(rows, config.n) * config.n * blocks(
-            max(stage.linear.outputs for stage in stages), config.n)
         linear = {s: stages[s].linear for s in part.numbers}
         widest = max(layer.outputs for layer in linear.values())
         half, top = config.banks // 2, config.banks - 1
@@ -190,6 +183,17 @@ class TileBuffers:
             places[k] = self._tiles(f"{name} place {k}", rows, widest, banks[k % 2], apart=True)
         return {s: Matrix(places[s % count].base, rows, cols, places[s % count].stride,
                           self.config.n) for s, cols in widths.items()}
+
+    def _begin(self, config, part, rows):
+        """Empty memories."""
+        self.config, self.part, self.rows = config, part, rows
+        self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
+        self._acc = Arena("acc memory", config.acc_rows, config.banks)
+        self._mask = Arena("mask memory", config.mask_rows, config.banks)
+        self._arenas = {"tensor": self._tensor, "acc": self._acc, "mask": self._mask}
+        #: rows of random numbers that a sub-minibatch may use, whatever the part
+        self.random_rows = blocks(rows, config.n) * config.n * blocks(
+            max(stage.linear.outputs for stage in part.stages), config.n)
 
     def _loss_buffers(self, outputs, inner, targets):
         rows, n = self.rows, self.config.n

@@ -1,6 +1,7 @@
 """Instructions for forward and backward of the stages of one tile, in program order."""
 
 from gradmill_hw.isa import AddSource, MaskKind, Opcode, Peer, Space
+from gradmill_hw.regs import Tier
 
 from .buffers import VIRTUAL_ROWS
 from .layout import Matrix
@@ -43,17 +44,18 @@ class Emitter:
         self.code.append((Opcode.VECTOR, {"rows": rows, "blocks": count, "cols": cols, "a_step": 1,
                                           "b_step": 1, **fields}))
 
-    def transfer(self, opcode, kind, cls, matrix, mem, mem_stride, *, mem_base=0, **coding):
+    def transfer(self, opcode, kind, cls, matrix, mem, mem_stride, *, mem_base=0, tier=Tier.NEAR,
+                 **coding):
         """Column blocks of ``matrix`` to or from memory."""
         self.code.append((opcode, {
-            "tier": 0, "kind": kind, "cls": cls, "run": matrix.rows, "count0": matrix.blocks,
+            "tier": tier, "kind": kind, "cls": cls, "run": matrix.rows, "count0": matrix.blocks,
             "count1": 1, "count2": 1, "mem": mem, "mem_base": mem_base, "mem_stride0": mem_stride,
             "row_stride0": matrix.stride, "op0": matrix.base, **coding}))
 
     def region(self, opcode, cls, matrix, region, first_block=0):
-        """``matrix`` to or from column blocks of ``region`` in near memory."""
+        """``matrix`` to or from column blocks of ``region``."""
         self.transfer(opcode, region.kind, cls, matrix, region.address + first_block
-                      * region.stride, region.stride)
+                      * region.stride, region.stride, tier=region.tier)
 
     def link(self, opcode, peer, tensor, signs, m, tag):
         """``m`` rows of ``tensor``, and of ``signs`` if there are any, to or from a neighbour."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from gradmill_hw.config import ConfigError
 from gradmill_hw.isa import Kind
+from gradmill_hw.regs import Tier
 
 
 __all__ = ["Arena", "Matrix", "Region", "blocks", "pack_batches", "pack_rows", "parameter_regions",
@@ -100,6 +101,7 @@ class Region:
     rows:    int
     cols:    int
     config:  object
+    tier:    Tier = Tier.NEAR
 
     @property
     def stride(self):
@@ -116,22 +118,31 @@ class Region:
         """Bytes in all."""
         return self.blocks * self.stride
 
+    def pack(self, values):
+        """Bytes of a float32 array of as many elements."""
+        return pack_rows(np.ascontiguousarray(values, np.float32).reshape(self.rows, self.cols),
+                         self.config)
 
-def parameter_regions(stage, config, momentum, place):
+    def unpack(self, raw):
+        """Inverse of :meth:`pack`, as ``(rows, cols)``."""
+        return unpack_rows(raw.reshape(self.blocks, -1), self.rows, self.cols, self.config)
+
+
+def parameter_regions(stage, config, momentum, place, tier=Tier.NEAR):
     """Name -> :class:`Region` of the master parameters of a stage, and of their momentum if
-    wanted; ``place(name, nbytes)`` gives the address of each."""
+    wanted; ``place(name, nbytes)`` gives the address of each in ``tier``."""
     shapes = {"weight": (stage.linear.outputs, stage.linear.inputs)}
     if stage.linear.bias:
         shapes["bias"] = (1, stage.linear.outputs)
-    return {name + kind: place_region(rows, cols, config, partial(place, name + kind))
+    return {name + kind: place_region(rows, cols, config, partial(place, name + kind), tier=tier)
             for name, (rows, cols) in shapes.items()
             for kind in (("", "_momentum") if momentum else ("",))}
 
 
-def place_region(rows, cols, config, place, *, copies=1):
-    """A :class:`Region` in FP32 at the address that ``place(nbytes)`` gives for ``copies``."""
-    nbytes = blocks(cols, config.n) * config.run_bytes("fp32", rows)
-    return Region(place(copies * nbytes), Kind.FP32, rows, cols, config)
+def place_region(rows, cols, config, place, *, kind=Kind.FP32, tier=Tier.NEAR, copies=1):
+    """A :class:`Region` at the address that ``place(nbytes)`` gives for ``copies``."""
+    nbytes = blocks(cols, config.n) * config.run_bytes(kind.name.lower(), rows)
+    return Region(place(copies * nbytes), kind, rows, cols, config, tier)
 
 
 def somewhere(stages, config, optimizer, *, first=0):

@@ -12,24 +12,26 @@ __all__ = ["LEARNING_RATE", "MOMENTUM", "load_parameters", "update_bias", "updat
 LEARNING_RATE, MOMENTUM = Scalar(0), Scalar(1)  # minus the learning rate; the momentum
 
 
-def load_parameters(emit, s, regions):
-    """Master weights of stage ``s`` into the tensor memory, bias into the accumulators."""
+def load_parameters(emit, s, regions, *, cls=Class.WEIGHT):
+    """Master weights of stage ``s``, counted as ``cls``, into the tensor memory, bias into the
+    accumulators."""
     w = emit.buffers.weight[s]
     for start, count in emit.buffers.chunks(w.blocks, w.rows):
         part, panel = w.from_block(start, count), emit.panel()
-        emit.region(Opcode.LOAD, Class.WEIGHT, _dense(part, panel), regions["weight"], start)
+        emit.region(Opcode.LOAD, cls, _dense(part, panel), regions["weight"], start)
         emit.vector(rows=w.rows, count=count, cols=part.cols, op0=panel, a_stride=w.rows,
                     op3=part.base, t_stride=part.stride, write_tensor=1)
     if s in emit.buffers.bias:
         emit.region(Opcode.LOAD, Class.WEIGHT, emit.buffers.bias[s], regions["bias"])
 
 
-def update_weight(emit, s, start, grad, regions, momentum):
-    """One step on a chunk of the weight of stage ``s``, by its gradient."""
+def update_weight(emit, s, start, grad, regions, momentum, *, cls=Class.WEIGHT):
+    """One step on a chunk of the weight of stage ``s``, by its gradient; the master weights are
+    counted as ``cls``."""
     tensor = emit.buffers.weight[s].from_block(start, grad.blocks)
     panel = emit.optimizer_panel()
     w = _dense(grad, panel["weight"])
-    emit.region(Opcode.LOAD, Class.WEIGHT, w, regions["weight"], start)
+    emit.region(Opcode.LOAD, cls, w, regions["weight"], start)
     step = _velocity(emit, grad, panel["momentum"], regions.get("weight_momentum"), start,
                      momentum)
     emit.vector(rows=w.rows, count=w.blocks, cols=w.cols, op0=step.base, a_stride=step.stride,
@@ -37,7 +39,7 @@ def update_weight(emit, s, start, grad, regions, momentum):
                 b_stride=w.stride, add_source=AddSource.ROW, op2=w.base,
                 d_stride=w.stride, write_acc=1, op3=tensor.base, t_stride=tensor.stride,
                 write_tensor=1)
-    emit.region(Opcode.STORE, Class.WEIGHT, w, regions["weight"], start)
+    emit.region(Opcode.STORE, cls, w, regions["weight"], start)
 
 
 def update_bias(emit, s, regions, momentum):

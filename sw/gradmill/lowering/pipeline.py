@@ -50,6 +50,15 @@ class Batch:
     data_bytes:  int
     label_bytes: int
 
+    @classmethod
+    def of(cls, kind, size, sub, stages, loss, config):
+        """That of ``size`` samples for a ``"train"`` or a ``"predict"`` program."""
+        bits = kind == "train" and not isinstance(loss, MSE)
+        inputs, outputs = stages[0].linear.inputs, stages[-1].linear.outputs
+        data, labels = (blocks(cols, config.n) * config.run_bytes(row, sub)
+                        for row, cols in (("fp32", inputs), ("mask" if bits else "fp32", outputs)))
+        return cls(size, sub, data, labels)
+
     @property
     def rows(self):
         """Samples of each sub-minibatch."""
@@ -91,7 +100,11 @@ class Lowering:
         What each tile stashes; empty: nothing. Programs are made for what stands here.
     memory : ActivationMemory
         Where activations that do not stay on chip go. Set before the first training program.
+    at_once : int
+        Most virtual minibatches of a program.
     """
+
+    at_once = 16
 
     def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, limits=None,
                  narrow=False, stochastic=False, passing=False):
@@ -122,11 +135,7 @@ class Lowering:
 
     def batch(self, kind, size):
         """The :class:`Batch` of ``size`` samples for ``kind`` of program."""
-        bits = kind == "train" and not isinstance(self.loss, MSE)
-        inputs, outputs = self.stages[0].linear.inputs, self.stages[-1].linear.outputs
-        data, labels = (blocks(cols, self.config.n) * self.config.run_bytes(row, self.sub)
-                        for row, cols in (("fp32", inputs), ("mask" if bits else "fp32", outputs)))
-        return Batch(size, self.sub, data, labels)
+        return Batch.of(kind, size, self.sub, self.stages, self.loss, self.config)
 
     def startup(self, regions):
         """Master weights and biases from memory to the forms in which they are used."""
