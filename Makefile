@@ -12,11 +12,11 @@ export PYTHONUNBUFFERED := 1
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test regress formal lint verilog bench area docs clean
+.PHONY: help setup sim test regress formal lint verilog bench bench-stash area docs clean
 
 help: ## this list
 	@echo "make TARGET [CONFIG=nano|edge|sim|card] [OUT=DIR]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv/ with everything the project uses
 
@@ -53,6 +53,9 @@ verilog: $(READY) ## one Verilog file of CONFIG, with its manuals, in OUT
 
 bench: $(READY) ## measure utilisation, bandwidth and accuracy beside their bounds
 	$(BIN)/python -m bench
+
+bench-stash: $(READY) ## what stash formats cost in bits, gradients and accuracy; hours, can be stopped and continued
+	$(BIN)/python -m bench.stash
 
 area: $(READY) ## LUTs, DSPs and block RAM by Yosys for Xilinx and ECP5
 	$(BIN)/python -m bench.area

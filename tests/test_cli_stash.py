@@ -32,8 +32,11 @@ def test_words_make_policies(words, policy):
 
 
 def test_rounding_replaces_that_of_the_policy():
-    assert parse_stash(["mx6"], "stochastic") == gm.Stash("mx6", rounding="stochastic")
-    assert parse_stash(["auto"], "nearest") == gm.AutoStash(rounding="nearest")
+    assert parse_stash(["mx6"], rounding="stochastic") == gm.Stash("mx6", rounding="stochastic")
+    assert parse_stash(["auto"], rounding="nearest") == gm.AutoStash(rounding="nearest")
+    assert parse_stash(["adaptive"], interval=4) == gm.AdaptiveStash(interval=4)
+    with pytest.raises(ValueError, match="only adaptive judges"):
+        parse_stash(["auto"], interval=4)
 
 
 @pytest.mark.parametrize(("words", "message"), [

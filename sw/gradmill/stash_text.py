@@ -19,15 +19,19 @@ HELP = (
 _POLICIES = {"adaptive": AdaptiveStash, "auto": AutoStash}
 
 
-def parse_stash(words, rounding=None):
+def parse_stash(words, *, rounding=None, interval=None):
     """The policy that ``words``, the values of all ``--stash``, describe; ``None`` of none.
 
-    ``rounding`` replaces the policy's own.
+    ``rounding`` and ``interval`` replace the policy's own.
     """
     if not words:
         return None
     options = {} if rounding is None else {"rounding": rounding}
     name, _, formats = words[0].partition("=")
+    if interval is not None:
+        if name != "adaptive":
+            raise ValueError(f"--stash-interval beside --stash {words[0]}: only adaptive judges")
+        options["interval"] = interval
     if name in _POLICIES:
         if len(words) > 1:
             raise ValueError(f"--stash {words[1]} beside --stash {words[0]}: give it alone; lists "

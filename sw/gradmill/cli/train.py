@@ -71,6 +71,9 @@ def train(
     stash_rounding: Annotated[str | None, typer.Option(
         help="Rounding of the stash: nearest (default of a FORMAT) or stochastic (default of "
              "adaptive and auto).")] = None,
+    stash_interval: Annotated[int | None, typer.Option(
+        min=1, help="Virtual minibatches over whose loss an adaptive stash judges; by default an "
+                    "epoch.")] = None,
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -86,7 +89,7 @@ def train(
     is repeated on the emulator at the end and every weight and counter is compared by bits.
     """
     with clear_errors():
-        policy = parse_stash(stash, stash_rounding)
+        policy = parse_stash(stash, rounding=stash_rounding, interval=stash_interval)
         sizes = configured(config, n, tiles, stash=policy is not None)
         job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
