@@ -83,7 +83,7 @@ def test_random_networks_keep_their_bits(seed):
 def test_traffic_is_what_does_not_fit_there_and_back():
     widths, size, sub, count = (9, *[32] * 8, 5), 40, 16, 5 * 40
     for fast in SIZES:
-        one, counters, trainer = trained(widths, size, sub, 40, fast_memory=fast)
+        _, counters, trainer = trained(widths, size, sub, 40, fast_memory=fast)
         first = far_stash(counters)
         _, counters, trainer = trained(widths, size, sub, count, fast_memory=fast)
         steady = np.subtract(far_stash(counters), first)
