@@ -6,7 +6,7 @@ from .nn import MSE, SGD, CrossEntropy, Sequential
 
 
 __all__ = ["LOSSES", "check_inputs", "check_layer_to_layer", "check_settings", "check_targets",
-           "epoch_order", "minibatch_sizes", "one_hot", "positive"]
+           "epoch_order", "minibatch_sizes", "one_hot", "positive", "scores"]
 
 #: Losses by name.
 LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
@@ -82,6 +82,17 @@ def check_targets(y, samples, outputs, loss):
         raise ValueError(f"y has labels {y.min()} to {y.max()}; the network has outputs 0 to "
                          f"{outputs - 1}")
     return y
+
+
+def scores(outputs, y, loss):
+    """``{"loss": ..., "accuracy": ...}`` of a network's outputs; no accuracy for ``MSE``."""
+    z = outputs.astype(np.float64)
+    if isinstance(loss, MSE):
+        return {"loss": float(np.mean((z - y) ** 2))}
+    z -= z.max(axis=1, keepdims=True)
+    chosen = z[np.arange(len(y)), y]
+    surprise = np.log(np.exp(z).sum(axis=1)) - chosen
+    return {"loss": float(surprise.mean()), "accuracy": float(np.mean(z.argmax(axis=1) == y))}
 
 
 def _finite(name, array):

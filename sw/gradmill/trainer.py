@@ -11,11 +11,12 @@ from gradmill_hw.regs import Tier
 
 from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from .data import (LOSSES, check_inputs, check_layer_to_layer, check_settings, check_targets,
-                   epoch_order, minibatch_sizes, one_hot, positive)
+                   epoch_order, minibatch_sizes, one_hot, positive, scores)
 from .errors import FarMemoryError
 from .history import History
 from .lowering.layer_to_layer import LayerLowering
-from .lowering.layout import blocks, pack_batches, parameter_regions, place_region, unpack_rows
+from .lowering.layout import (blocks, pack_batches, parameter_regions, place_region,
+                              unpack_batches)
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
 from .memory import FastMemory
@@ -28,7 +29,6 @@ from .stash_control import (POLICIES, StashControl, describe_policy,
 
 
 __all__ = ["Trainer"]
-
 
 
 class Trainer:
@@ -360,35 +360,21 @@ class Trainer:
                                for start in range(0, len(x), most)])
 
     def _predict(self, x):
-        config, sub, outputs = self.device.config, self.sub_minibatch, self.model.outputs
-        data, batch = self._pack(x[None]), self._lowering.batch("predict", len(x))
-        rows = batch.rows
-        sizes = [blocks(outputs, config.n) * config.run_bytes("fp32", m) for m in rows]
+        config, outputs = self.device.config, self.model.outputs
+        data, rows = self._pack(x[None]), self._lowering.batch("predict", len(x)).rows
+        size = sum(blocks(outputs, config.n) * config.run_bytes("fp32", m) for m in rows)
         with self.device.heap.scratch(data.nbytes, "samples") as data_at, \
-                self.device.heap.scratch(sum(sizes), "outputs") as outputs_at:
+                self.device.heap.scratch(size, "outputs") as outputs_at:
             self.device.write_memory(Tier.NEAR, data_at, data, cls=Class.DATA)
             self._run(("predict", len(x)), lambda: self._lowering.predict(len(x)), data_at,
                       outputs_at)
-            raw = self.device.read_memory(Tier.NEAR, outputs_at, sum(sizes))
-        parts, whole = [], len(x) // sub
-        if whole:
-            parts.append(unpack_rows(raw[:whole * sizes[0]].reshape(
-                whole, blocks(outputs, config.n), -1), sub, outputs, config))
-        if whole < len(rows):
-            parts.append(unpack_rows(raw[whole * sizes[0]:].reshape(
-                blocks(outputs, config.n), -1), rows[-1], outputs, config))
-        return np.concatenate([part.reshape(-1, outputs) for part in parts])
+            raw = self.device.read_memory(Tier.NEAR, outputs_at, size)
+        return unpack_batches(raw, rows, outputs, config)
 
     def evaluate(self, x, y):
         """``{"loss": ..., "accuracy": ...}`` over samples; no accuracy for ``MSE``."""
         y = check_targets(y, len(x), self.model.outputs, self.loss)
-        z = self.predict(x).astype(np.float64)
-        if isinstance(self.loss, MSE):
-            return {"loss": float(np.mean((z - y) ** 2))}
-        z -= z.max(axis=1, keepdims=True)
-        chosen = z[np.arange(len(y)), y]
-        loss = np.log(np.exp(z).sum(axis=1)) - chosen
-        return {"loss": float(loss.mean()), "accuracy": float(np.mean(z.argmax(axis=1) == y))}
+        return scores(self.predict(x), y, self.loss)
 
     # checkpoints ----------------------------------------------------------------------------
 

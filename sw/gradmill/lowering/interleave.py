@@ -137,6 +137,7 @@ class _Placing:
         self._units = [Units(config, buses) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
         self.orders = [[] for _ in buffers]
+        self._handed = [0 for _ in buffers]  # by tile: when the sequencer handed out the latest one
         self._ends, self._earliest = {}, {}
         self._keys = {}  # node -> instructions that its tiles had, its key then
         #: by tile and queue: ends of as many instructions as may be in the queue
@@ -164,7 +165,8 @@ class _Placing:
         start = self._earliest[node]
         for t, _, opcode, _ in node.parts:
             # The sequencer stops at a queue that has no place.
-            start = max(start, self._units[t].free[opcode.queue], self._places[t][opcode.queue][0])
+            start = max(start, self._units[t].free[opcode.queue], self._places[t][opcode.queue][0],
+                        self._handed[t])
         t, _, opcode, fields = node.parts[0]
         if node.panel is not None:
             start = max(start, min(self._panels[t].values(), default=float("inf")))
@@ -176,6 +178,8 @@ class _Placing:
     def place(self, node):
         """Append the instructions of ``node`` to their tiles."""
         *_, start = self.key(node)
+        for tile, _, own, _ in node.parts:
+            self._handed[tile] = max(self._handed[tile], self._places[tile][own.queue][0])
         t, _, opcode, fields = node.parts[0]
         panels = self._choose(node, t)
         for tile, index, *_ in node.parts:

@@ -11,7 +11,7 @@ from gradmill_hw.regs import Tier
 
 
 __all__ = ["Arena", "Matrix", "Region", "blocks", "pack_batches", "pack_rows", "parameter_regions",
-           "place_region", "somewhere", "unpack_rows"]
+           "place_region", "somewhere", "unpack_batches", "unpack_rows"]
 
 
 def blocks(count, n):
@@ -201,3 +201,14 @@ def unpack_rows(raw, rows, cols, config):
     data = data.reshape(*raw.shape[:-1], rows, n)
     data = np.moveaxis(data, -3, -2)
     return data.reshape(*raw.shape[:-2], rows, raw.shape[-2] * n)[..., :cols].astype(np.float32)
+
+
+def unpack_batches(raw, rows, cols, config):
+    """``(samples, cols)`` from the bytes of sub-minibatches of ``rows`` samples each."""
+    parts, start = [], 0
+    for m in rows:
+        size = blocks(cols, config.n) * config.run_bytes("fp32", m)
+        parts.append(unpack_rows(raw[start:start + size].reshape(blocks(cols, config.n), -1), m,
+                                 cols, config))
+        start += size
+    return np.concatenate(parts)
