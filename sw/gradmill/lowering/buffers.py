@@ -207,12 +207,24 @@ class TileBuffers:
         names of buffers, or the number of a virtual panel."""
         virtual = rows >= VIRTUAL_ROWS
         panels = np.unique((rows[virtual] - VIRTUAL_ROWS) // self.panel_rows).tolist()
-        return panels + self._arenas[memory].owners(rows[~virtual])
+        grain = rows.size + VIRTUAL_ROWS if memory == "acc" else blocks(self.rows, self.config.n) * self.config.n if memory == "tensor" else self.rows
+        return panels + self._arenas[memory].owners(rows[~virtual], grain)
 
     def chunks(self, count, rows):
         """``(first, count)`` of the column blocks of ``rows`` rows that fill one panel."""
         size = max(1, self.panel_rows // rows)
         return [(first, min(size, count - first)) for first in range(0, count, size)]
+
+    def parts(self, count, rows, inner):
+        """``(first, count)`` of the column blocks of a product."""
+        import os
+        size = max(1, self.panel_rows // rows)
+        cap = int(os.environ.get("CAP", "100000"))
+        size = max(1, min(size, cap // (inner * max(rows, self.config.n))))
+        whole = -(-count // size)
+        sizes = [count // whole + (k < count % whole) for k in range(whole)]
+        firsts = [sum(sizes[:k]) for k in range(whole)]
+        return list(zip(firsts, sizes, strict=True))
 
     def _tiles(self, owner, rows, cols, bank):
         n = self.config.n

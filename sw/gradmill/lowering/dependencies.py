@@ -11,7 +11,8 @@ __all__ = ["Node", "TileDependencies"]
 
 
 #: Data gradients that a weight gradient may overtake.
-_OVERTAKEN = 2
+import os
+_OVERTAKEN = int(os.environ.get("OT", "2"))
 
 
 @dataclass(eq=False)
@@ -110,7 +111,8 @@ class TileDependencies:
         for _, owner in reads:
             if isinstance(owner, int):
                 node.uses, filler = owner, self._filled[owner]
-                filler.after |= {other for other, _ in before if other is not filler}
+                filler.after |= {self._filled[other.uses] if other.uses is not None else other
+                                 for other, _ in before if other is not filler}
 
     def _stash(self, node, fields):
         """A set is held only when the one that many sets before has been released."""

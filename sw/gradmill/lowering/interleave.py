@@ -15,7 +15,7 @@ neighbours: programs cannot deadlock (see :mod:`.pipeline`).
 from collections import deque
 from dataclasses import dataclass
 
-from gradmill_hw.isa import Opcode, Queue
+from gradmill_hw.isa import Opcode, Queue, Space
 
 from ..unit_times import UNITS, Bus, Memory, Units
 from .buffers import VIRTUAL_ROWS
@@ -136,6 +136,8 @@ class _Placing:
         self._rows = [own.panel_rows for own in buffers]
         self.orders = [[] for _ in buffers]
         self._ends, self._earliest = {}, {}
+        self._bank = config.tensor_rows // config.banks
+        self._turns = [{} for _ in buffers]
         self._keys = {}  # node -> instructions that its tiles had, its key then
         #: by tile and queue: ends of as many instructions as may be in the queue
         self._places = [{q: deque([0] * depth, depth) for q in Queue
@@ -166,6 +168,7 @@ class _Placing:
         t, _, opcode, fields = node.parts[0]
         if node.panel is not None:
             start = max(start, min(self._panels[t].values(), default=float("inf")))
+        start = max(start, self._turn(t, opcode, fields))
         if opcode is Opcode.VECTOR:
             op = self._operands(node, t, fields)
             return start + self._units[t].kept_waiting(fields, op, start), node.number, start
@@ -183,10 +186,22 @@ class _Placing:
         else:
             end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
         self._ends[node] = end
+        if opcode in (Opcode.MATMUL, Opcode.VECTOR):
+            if opcode is Opcode.MATMUL or fields["a_space"] == Space.TENSOR:
+                self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
         for tile, _, own, _ in node.parts:
             self._places[tile][own.queue].append(end)
         if node.uses is not None:
             self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
+
+    def _turn(self, t, opcode, fields):
+        """When products and sums of gradients in the same bank let each other begin."""
+        bank = fields["op0"] // self._bank
+        if opcode is Opcode.MATMUL:
+            return self._turns[t].get((Opcode.VECTOR, bank), 0)
+        if opcode is Opcode.VECTOR and fields["a_space"] == Space.TENSOR:
+            return self._turns[t].get((Opcode.MATMUL, bank), 0)
+        return 0
 
     def _choose(self, node, t):
         """:meth:`_panel`, after a product got one that is free, if possible in a bank from which

@@ -191,9 +191,13 @@ class Lowering:
         for t, operation, j in order:
             emit((operation, j), (tiles[t].run, operation, j))
             if operation == "F" and t + 1 < len(tiles):
-                emit(None, (tiles[t].send_output, j), (tiles[t + 1].receive_input, j))
+                for span in tiles[t].sent_spans(j):
+                    emit(None, (tiles[t].send_output, j, span),
+                         (tiles[t + 1].receive_input, j, span))
             elif operation == "B" and t > 0:
-                emit(None, (tiles[t].send_gradient, j), (tiles[t - 1].receive_gradient, j))
+                for span in tiles[t].returned_spans(j):
+                    emit(None, (tiles[t].send_gradient, j, span),
+                         (tiles[t - 1].receive_gradient, j, span))
         key = kind, batch.size
         if key not in self._interleavings:
             self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
@@ -233,17 +237,27 @@ class _Tile:
     def _tag(self, j, **fields):
         return {"sub": j % (1 << 16), "last_sub": int(j == len(self.batch.rows) - 1), **fields}
 
-    def receive_input(self, j):
-        self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j))
+    def sent_spans(self, j):
+        """Column blocks of the output as they are computed, product by product."""
+        w = self.buffers.weight[self.part.last]
+        return self.buffers.parts(self.buffers.sent[0].blocks, self.batch.rows[j], w.blocks)
 
-    def send_output(self, j):
-        self.emit.send_output(j % 2, self.batch.rows[j], self._tag(j))
+    def returned_spans(self, j):
+        """The same of the returned gradient."""
+        dy = self.buffers.dy[0][self.part.first]
+        return self.buffers.parts(self.buffers.returned[0].blocks, self.batch.rows[j], dy.blocks)
 
-    def receive_gradient(self, j):
-        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1))
+    def receive_input(self, j, span):
+        self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j), span)
 
-    def send_gradient(self, j):
-        self.emit.send_gradient(j % 2, self.batch.rows[j], self._tag(j, gradient=1))
+    def send_output(self, j, span):
+        self.emit.send_output(j % 2, self.batch.rows[j], self._tag(j), span)
+
+    def receive_gradient(self, j, span):
+        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1), span)
+
+    def send_gradient(self, j, span):
+        self.emit.send_gradient(j % 2, self.batch.rows[j], self._tag(j, gradient=1), span)
 
     def _load_ahead(self, j):
         """Load sub-minibatches up to ``j`` from memory, as far as there are any."""
@@ -328,10 +342,10 @@ class TrainTile(_Tile):
         if self.stash is not None:
             for s in reversed(self.part.numbers):
                 self.stash.load(self.emit, s, k, m)
-        for s in reversed(self.part.numbers):
+        if self.part.begins:
+            self._data_gradients(self.part.numbers[1:], j)
+        for s in self.part.numbers:
             self.emit.bias_gradient(s, kd, m, first=first)
-            if self.part.begins and s:
-                self._data_gradients([s], j)
             for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
                 if last:
                     update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
