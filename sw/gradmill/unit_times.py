@@ -17,7 +17,7 @@ __all__ = ["UNITS", "Bus", "Memory", "Units", "link_rows", "product_cycles", "qu
 #: Cycles by which an instruction on gradients should end before the products that leave it their
 #: bank: if it is a little late, it waits for a whole product.
 import os
-_MARGIN = int(os.environ.get('MARGIN','256'))
+_MARGIN = int(os.environ.get('MARGIN','0'))
 
 #: Products whose banks are remembered: more than can run beside one vector instruction.
 _REMEMBERED = 64

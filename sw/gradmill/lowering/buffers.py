@@ -219,7 +219,7 @@ class TileBuffers:
         """``(first, count)`` of the column blocks of a product."""
         import os
         size = max(1, self.panel_rows // rows)
-        cap = int(os.environ.get("CAP", "100000"))
+        cap = int(os.environ.get("CAP", "512"))
         size = max(1, min(size, cap // (inner * max(rows, self.config.n))))
         whole = -(-count // size)
         sizes = [count // whole + (k < count % whole) for k in range(whole)]

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from gradmill_hw.isa import Class, Opcode
 
-from .footprint import footprint
+from .buffers import VIRTUAL_ROWS
+from .footprint import Fields, footprint
 
 
 __all__ = ["Node", "TileDependencies"]
@@ -13,6 +14,10 @@ __all__ = ["Node", "TileDependencies"]
 #: Data gradients that a weight gradient may overtake.
 import os
 _OVERTAKEN = int(os.environ.get("OT", "2"))
+
+
+#: Fields that say nothing about rows.
+_APART = {"sub", "last_sub", "hold", "release", "layer"}
 
 
 @dataclass(eq=False)
@@ -35,6 +40,7 @@ class Node:
 
     number: int
     parts:  list
+    operation: object = None
     after:  set = field(default_factory=set)
     waits:  set = field(default_factory=set)
     panel:  object = None
@@ -56,6 +62,7 @@ class TileDependencies:
     def __init__(self, buffers, limit):
         self._buffers, self._limit = buffers, limit
         self._wrote, self._read = {}, {}   # buffer -> last that wrote, those that read since
+        self._known = {}                   # instruction without its panel -> keys
         self._intervals = {}               # the same of memory: (tier, start, end)
         self._released, self._holds, self._held = [], 0, None
         self._filled = {}                  # panel -> what fills it
@@ -65,10 +72,7 @@ class TileDependencies:
         """Account for an instruction of ``node`` in ``operation``, in the order that was asked
         for."""
         queue = opcode.queue
-        touched = footprint(opcode, fields, self._buffers.config)
-        reads, writes = (self._keys(rows) for rows in (touched.reads, touched.writes))
-        reads += [self._interval(interval) for interval in touched.memory_reads]
-        writes += [self._interval(interval) for interval in touched.memory_writes]
+        reads, writes = self._touched(opcode, fields)
         before = set()
         for key in reads:
             before.add(self._wrote.get(key))
@@ -88,6 +92,24 @@ class TileDependencies:
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
               and fields["cls"] != Class.STASH):
             node.after.add(self._held)  # parameters are not loaded long before their update
+
+    def _touched(self, opcode, fields):
+        """Keys of what an instruction reads and writes. Those of one panel stand for all."""
+        same, panel = [opcode], None
+        for name, value in fields.items():
+            if name in ("op0", "op1", "op2") and value >= VIRTUAL_ROWS:
+                panel = (value - VIRTUAL_ROWS) // self._buffers.panel_rows
+                value = VIRTUAL_ROWS
+            if name not in _APART:
+                same.append((name, value))
+        same = tuple(same)
+        if same not in self._known:
+            touched = footprint(opcode, Fields(same[1:]), self._buffers.config)
+            self._known[same] = (
+                self._keys(touched.reads) + list(map(self._interval, touched.memory_reads)),
+                self._keys(touched.writes) + list(map(self._interval, touched.memory_writes)))
+        return [[(memory, panel if owner == 0 else owner) for memory, owner in keys]
+                for keys in self._known[same]]
 
     def _keys(self, rows_by_memory):
         return [(memory, owner) for memory, rows in rows_by_memory.items()

@@ -12,6 +12,7 @@ step, so there is one order of all instructions that agrees with every program a
 neighbours: programs cannot deadlock (see :mod:`.pipeline`).
 """
 
+import os
 from collections import deque
 from dataclasses import dataclass
 
@@ -28,6 +29,11 @@ __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
 
 #: Loads that a queue holds at a time: they are often late, and a full queue stops the sequencer.
 _LOADS = 2
+
+
+#: Queue of an opcode; matrix and vector unit keep each other waiting, so they count as one.
+_STATE = {opcode: Queue.VECTOR if opcode is Opcode.MATMUL else opcode.queue
+          for opcode in Opcode if opcode.queue is not None}
 
 
 @dataclass(frozen=True)
@@ -95,15 +101,17 @@ def interleave(config, buffers, codes, steps, limits):
     for node in nodes:
         for other in node.after:
             then.setdefault(other, []).append(node)
-    ready = [node for node in nodes if not blocked[node]]
-    while ready:
-        node = min(ready, key=placing.key)
-        ready.remove(node)
+    ready = _Ready(placing.key)
+    for node in nodes:
+        if not blocked[node]:
+            ready.add(node)
+    for _ in nodes:
+        node = ready.take()
         placing.place(node)
         for other in then.get(node, ()):
             blocked[other] -= 1
             if not blocked[other]:
-                ready.append(other)
+                ready.add(other)
     return Interleaving(placing.orders)
 
 
@@ -119,11 +127,38 @@ def _nodes(buffers, codes, steps, limits):
     for number, step in enumerate(steps):
         parts = [(t, index, opcode, Fields(fields)) for t, index in step.parts
                  for opcode, fields in [codes[t][index]]]
-        node = Node(number, parts)
+        node = Node(number, parts, step.operation)
         for t, _, opcode, fields in parts:
             tiles[t].add(node, opcode, fields, step.operation)
         nodes.append(node)
     return nodes
+
+
+class _Ready:
+    """Nodes that may be placed next. The first of each group, those of the same tiles, is known
+    until something else is placed there."""
+
+    def __init__(self, key):
+        self._key = key
+        self._groups = {}  # tiles -> nodes
+        self._first = {}   # tiles -> the first one and its key; absent if unknown
+
+    def add(self, node):
+        tiles = frozenset(t for t, *_ in node.parts)
+        self._groups.setdefault(tiles, []).append(node)
+        self._first.pop(tiles, None)
+
+    def take(self):
+        """Remove the node with the lowest key."""
+        for tiles, nodes in self._groups.items():
+            if tiles not in self._first and nodes:
+                node = min(nodes, key=self._key)
+                self._first[tiles] = self._key(node), node
+        taken = min(self._first, key=lambda tiles: self._first[tiles][0])
+        _, node = self._first[taken]
+        self._groups[taken].remove(node)
+        self._first = {tiles: first for tiles, first in self._first.items() if not tiles & taken}
+        return node
 
 
 class _Placing:
@@ -137,8 +172,11 @@ class _Placing:
         self.orders = [[] for _ in buffers]
         self._ends, self._earliest = {}, {}
         self._bank = config.tensor_rows // config.banks
+        self._begun = {}
         self._turns = [{} for _ in buffers]
-        self._keys = {}  # node -> instructions that its tiles had, its key then
+        #: by tile: instructions placed in queues that keep each other waiting
+        self._placed = [dict.fromkeys(_STATE.values(), 0) for _ in buffers]
+        self._keys = {}  # node -> those of its own queues, its key then
         #: by tile and queue: ends of as many instructions as may be in the queue
         self._places = [{q: deque([0] * depth, depth) for q in Queue
                          for depth in [_LOADS if q is Queue.LOAD else config.queue_depth]}
@@ -151,7 +189,7 @@ class _Placing:
     def key(self, node):
         """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its
         place in the schedule, and when it would start."""
-        placed = tuple(len(self.orders[t]) for t, *_ in node.parts)
+        placed = [self._placed[t][_STATE[opcode]] for t, _, opcode, _ in node.parts]
         known = self._keys.get(node)
         if known is None or known[0] != placed:
             known = self._keys[node] = placed, self._key(node)
@@ -171,12 +209,18 @@ class _Placing:
         start = max(start, self._turn(t, opcode, fields))
         if opcode is Opcode.VECTOR:
             op = self._operands(node, t, fields)
-            return start + self._units[t].kept_waiting(fields, op, start), node.number, start
-        return start, node.number, start
+            return start + self._units[t].kept_waiting(fields, op, start), self._rank(node, t), start
+        return start, self._rank(node, t), start
+
+    def _rank(self, node, t):
+        begun = self._begun.get((t, node.operation))
+        return (1, node.number) if begun is None else (0, begun, node.number)
 
     def place(self, node):
         """Append the instructions of ``node`` to their tiles."""
         *_, start = self.key(node)
+        if node.operation and node.operation[0] in os.environ.get("BEGUN", "FB"):
+            self._begun.setdefault((node.parts[0][0], node.operation), len(self._begun))
         t, _, opcode, fields = node.parts[0]
         panels = self._choose(node, t)
         for tile, index, *_ in node.parts:
@@ -191,6 +235,7 @@ class _Placing:
                 self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
         for tile, _, own, _ in node.parts:
             self._places[tile][own.queue].append(end)
+            self._placed[tile][_STATE[own]] += 1
         if node.uses is not None:
             self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
 

@@ -342,15 +342,25 @@ class TrainTile(_Tile):
         if self.stash is not None:
             for s in reversed(self.part.numbers):
                 self.stash.load(self.emit, s, k, m)
-        if self.part.begins:
+        import os
+        wo = int(os.environ.get("WO", "0"))
+        if wo == 0 and self.part.begins:
             self._data_gradients(self.part.numbers[1:], j)
-        for s in self.part.numbers:
-            self.emit.bias_gradient(s, kd, m, first=first)
+        for s in self.part.numbers if wo == 0 else reversed(self.part.numbers):
+            own = self.part.begins and s > 0 and wo
+            if own and not (last and wo == 1):
+                self._data_gradients([s], j)
+            if wo == 0:
+                self.emit.bias_gradient(s, kd, m, first=first)
             for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
                 if last:
                     update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
+            if wo:
+                self.emit.bias_gradient(s, kd, m, first=first)
             if last:
                 update_bias(self.emit, s, self.regions[s], self.momentum)
+                if own and wo == 1:
+                    self._data_gradients([s], j)
             self._settle()
         self._mark(start, "release", first=False)
         if last and self.part.ends:
