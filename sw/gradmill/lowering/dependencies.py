@@ -12,8 +12,7 @@ __all__ = ["Node", "TileDependencies"]
 
 
 #: Data gradients that a weight gradient may overtake.
-import os
-_OVERTAKEN = int(os.environ.get("OT", "2"))
+_OVERTAKEN = 2
 
 
 #: Fields that say nothing about rows.
@@ -40,7 +39,6 @@ class Node:
 
     number: int
     parts:  list
-    operation: object = None
     after:  set = field(default_factory=set)
     waits:  set = field(default_factory=set)
     panel:  object = None
@@ -125,8 +123,9 @@ class TileDependencies:
         return self._intervals.setdefault(interval, ("memory", interval))
 
     def _panels(self, node, reads, writes, before):
-        """A panel is filled only when nothing but that keeps the one who empties it: so a filled
-        panel is always emptied, and products never wait for each other's panels in a circle."""
+        """A panel is filled only when nothing but that keeps the one who empties it, or others who
+        empty panels that are filled already: so a filled panel is always emptied, and products
+        never wait for each other's panels in a circle."""
         for _, owner in writes:
             if isinstance(owner, int):
                 node.panel, self._filled[owner] = owner, node

@@ -56,8 +56,8 @@ class Emitter:
                       * region.stride, region.stride)
 
     def link(self, opcode, peer, tensor, signs, m, tag, span):
-        """``m`` rows of the column blocks ``span`` of ``tensor``, and of ``signs`` if there are any,
-        to or from a neighbour."""
+        """``m`` rows of the column blocks ``span``, ``(first, count)``, of ``tensor``, and of
+        ``signs`` if there are any, to or from a neighbour."""
         tensor = tensor.from_block(*span)
         signs = signs and signs.from_block(*span)
         fields = {"peer": peer, "rows": m, "blocks": tensor.blocks, "op0": tensor.base,
@@ -110,7 +110,8 @@ class Emitter:
 
     def receive_gradient(self, k, m, tag, span):
         """Column blocks of ``span`` of the gradient of this tile's output into set ``k``."""
-        self.link(Opcode.RECEIVE, Peer.NEXT, self.buffers.dy[k][self.part.last], None, m, tag, span)
+        self.link(Opcode.RECEIVE, Peer.NEXT, self.buffers.dy[k][self.part.last], None, m, tag,
+                  span)
 
     def send_gradient(self, k, m, tag, span):
         """Column blocks of ``span`` of returned gradient ``k`` to the previous tile."""
@@ -138,7 +139,7 @@ class Emitter:
             target = buffers.sent[out]
             signs = buffers.sent_signs[out] if stage.relu else None
         final = self.part.ends and s == self.part.last
-        for first, count in buffers.parts(target.blocks, m, w.blocks):
+        for first, count in buffers.products(target.blocks, m, w.blocks):
             part = target.from_block(first, count)
             panel = self.panel()
             self.code.append((Opcode.MATMUL, {
@@ -169,7 +170,7 @@ class Emitter:
         buffers = self.buffers
         dy, w = buffers.dy[kd][s], buffers.weight[s]
         target = buffers.dy[kd][s - 1] if s > self.part.first else buffers.returned[out]
-        for first, count in buffers.parts(target.blocks, m, dy.blocks):
+        for first, count in buffers.products(target.blocks, m, dy.blocks):
             part = target.from_block(first, count)
             panel = self.panel()
             self.code.append((Opcode.MATMUL, {

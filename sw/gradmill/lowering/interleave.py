@@ -12,7 +12,6 @@ step, so there is one order of all instructions that agrees with every program a
 neighbours: programs cannot deadlock (see :mod:`.pipeline`).
 """
 
-import os
 from collections import deque
 from dataclasses import dataclass
 
@@ -127,7 +126,7 @@ def _nodes(buffers, codes, steps, limits):
     for number, step in enumerate(steps):
         parts = [(t, index, opcode, Fields(fields)) for t, index in step.parts
                  for opcode, fields in [codes[t][index]]]
-        node = Node(number, parts, step.operation)
+        node = Node(number, parts)
         for t, _, opcode, fields in parts:
             tiles[t].add(node, opcode, fields, step.operation)
         nodes.append(node)
@@ -172,7 +171,7 @@ class _Placing:
         self.orders = [[] for _ in buffers]
         self._ends, self._earliest = {}, {}
         self._bank = config.tensor_rows // config.banks
-        self._begun = {}
+        #: by tile: opcode, bank -> when the last product, or sum of gradients, leaves it
         self._turns = [{} for _ in buffers]
         #: by tile: instructions placed in queues that keep each other waiting
         self._placed = [dict.fromkeys(_STATE.values(), 0) for _ in buffers]
@@ -209,18 +208,12 @@ class _Placing:
         start = max(start, self._turn(t, opcode, fields))
         if opcode is Opcode.VECTOR:
             op = self._operands(node, t, fields)
-            return start + self._units[t].kept_waiting(fields, op, start), self._rank(node, t), start
-        return start, self._rank(node, t), start
-
-    def _rank(self, node, t):
-        begun = self._begun.get((t, node.operation))
-        return (1, node.number) if begun is None else (0, begun, node.number)
+            return start + self._units[t].kept_waiting(fields, op, start), node.number, start
+        return start, node.number, start
 
     def place(self, node):
         """Append the instructions of ``node`` to their tiles."""
         *_, start = self.key(node)
-        if node.operation and node.operation[0] in os.environ.get("BEGUN", "FB"):
-            self._begun.setdefault((node.parts[0][0], node.operation), len(self._begun))
         t, _, opcode, fields = node.parts[0]
         panels = self._choose(node, t)
         for tile, index, *_ in node.parts:
@@ -230,9 +223,8 @@ class _Placing:
         else:
             end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
         self._ends[node] = end
-        if opcode in (Opcode.MATMUL, Opcode.VECTOR):
-            if opcode is Opcode.MATMUL or fields["a_space"] == Space.TENSOR:
-                self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
+        if opcode is Opcode.MATMUL or (opcode is Opcode.VECTOR and fields["a_space"] == Space.TENSOR):
+            self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
         for tile, _, own, _ in node.parts:
             self._places[tile][own.queue].append(end)
             self._placed[tile][_STATE[own]] += 1

@@ -71,7 +71,8 @@ class Arena:
         return sum(end - start for start, end, _ in self._used)
 
     def owners(self, rows, grain):
-        """Owners of the rows with these numbers, each once, and which of its pieces of ``grain`` rows."""
+        """``(owner, piece)`` of the rows with these numbers, each once; a piece has ``grain``
+        rows."""
         starts = np.array([start for start, _, _ in self._used])
         found = np.searchsorted(starts, rows, side="right") - 1
         pieces = np.unique(found << 20 | (rows - starts[found]) // grain)

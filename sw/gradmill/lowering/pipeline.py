@@ -191,11 +191,11 @@ class Lowering:
         for t, operation, j in order:
             emit((operation, j), (tiles[t].run, operation, j))
             if operation == "F" and t + 1 < len(tiles):
-                for span in tiles[t].sent_spans(j):
+                for span in tiles[t].outgoing(operation, j):
                     emit(None, (tiles[t].send_output, j, span),
                          (tiles[t + 1].receive_input, j, span))
             elif operation == "B" and t > 0:
-                for span in tiles[t].returned_spans(j):
+                for span in tiles[t].outgoing(operation, j):
                     emit(None, (tiles[t].send_gradient, j, span),
                          (tiles[t - 1].receive_gradient, j, span))
         key = kind, batch.size
@@ -237,15 +237,12 @@ class _Tile:
     def _tag(self, j, **fields):
         return {"sub": j % (1 << 16), "last_sub": int(j == len(self.batch.rows) - 1), **fields}
 
-    def sent_spans(self, j):
-        """Column blocks of the output as they are computed, product by product."""
-        w = self.buffers.weight[self.part.last]
-        return self.buffers.parts(self.buffers.sent[0].blocks, self.batch.rows[j], w.blocks)
-
-    def returned_spans(self, j):
-        """The same of the returned gradient."""
-        dy = self.buffers.dy[0][self.part.first]
-        return self.buffers.parts(self.buffers.returned[0].blocks, self.batch.rows[j], dy.blocks)
+    def outgoing(self, operation, j):
+        """Column blocks of what ``operation`` sends, ``(first, count)``, product by product."""
+        buffers, m = self.buffers, self.batch.rows[j]
+        target, source = ((buffers.sent, buffers.weight[self.part.last]) if operation == "F" else
+                          (buffers.returned, buffers.dy[0][self.part.first]))
+        return buffers.products(target[0].blocks, m, source.blocks)
 
     def receive_input(self, j, span):
         self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j), span)
@@ -254,7 +251,8 @@ class _Tile:
         self.emit.send_output(j % 2, self.batch.rows[j], self._tag(j), span)
 
     def receive_gradient(self, j, span):
-        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1), span)
+        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1),
+                                   span)
 
     def send_gradient(self, j, span):
         self.emit.send_gradient(j % 2, self.batch.rows[j], self._tag(j, gradient=1), span)
@@ -342,25 +340,15 @@ class TrainTile(_Tile):
         if self.stash is not None:
             for s in reversed(self.part.numbers):
                 self.stash.load(self.emit, s, k, m)
-        import os
-        wo = int(os.environ.get("WO", "0"))
-        if wo == 0 and self.part.begins:
+        if self.part.begins:
             self._data_gradients(self.part.numbers[1:], j)
-        for s in self.part.numbers if wo == 0 else reversed(self.part.numbers):
-            own = self.part.begins and s > 0 and wo
-            if own and not (last and wo == 1):
-                self._data_gradients([s], j)
-            if wo == 0:
-                self.emit.bias_gradient(s, kd, m, first=first)
+        for s in self.part.numbers:  # what the next forward needs first is updated first
+            self.emit.bias_gradient(s, kd, m, first=first)
             for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
                 if last:
                     update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
-            if wo:
-                self.emit.bias_gradient(s, kd, m, first=first)
             if last:
                 update_bias(self.emit, s, self.regions[s], self.momentum)
-                if own and wo == 1:
-                    self._data_gradients([s], j)
             self._settle()
         self._mark(start, "release", first=False)
         if last and self.part.ends:

@@ -36,7 +36,7 @@ class Synchroniser:
         #: last instruction of each queue that read / wrote each row, -1 for none
         self._read  = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}
         self._wrote = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}
-        self._memory = []  # (queue, index, writes, tier, start, end)
+        self._memory = {}  # (queue, writes, tier, start, end) -> last instruction
         self._seen = np.full((len(self._queues), len(self._queues)), -1)
         self.waits, self.posts = [], []
 
@@ -68,7 +68,8 @@ class Synchroniser:
         for memory, rows in writes.items():
             self._wrote[memory][queue, rows] = index
         for writes, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
-            self._memory += [(queue, index, writes, *interval) for interval in intervals]
+            for interval in intervals:
+                self._memory[queue, writes, *interval] = index
 
     def _turns(self, opcode, fields):
         """Banks that an instruction reads, and that it writes, as it were. A product keeps the
@@ -84,6 +85,6 @@ class Synchroniser:
     def _memory_conflicts(self, touched, latest):
         for writes, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
             for tier, start, end in intervals:
-                for queue, index, wrote, t, s, e in self._memory:
+                for (queue, wrote, t, s, e), index in self._memory.items():
                     if (writes or wrote) and t == tier and s < end and start < e:
                         latest[queue] = max(latest[queue], index)
