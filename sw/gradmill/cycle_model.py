@@ -87,6 +87,7 @@ class _Tile:
         self._waiting = {q: deque() for q in Queue}  # dispatched, not started: (cycle, command)
         self._held = dict.fromkeys(Queue, 0)         # places taken
         self._started = dict.fromkeys(Queue, 0)      # when the last command was taken
+        self._alarms = dict.fromkeys(Queue, 0)       # when the queue will look at its head again
         self._ended = dict.fromkeys(Queue, 0)
         self._running = {q: deque() for q in Queue}  # commands in execution, ends in order
         self._vector = None                          # the one in the vector unit: start, command
@@ -137,7 +138,8 @@ class _Tile:
         earliest = max(dispatched + UNITS.dispatch, self._started[queue] + UNITS.between,
                        self.units.free[queue])
         if now < earliest:
-            if earliest < float("inf"):
+            if earliest < float("inf") and earliest != self._alarms[queue]:
+                self._alarms[queue] = earliest
                 self.clock.at(earliest, self._start, queue)
             return
         keys = [(bit // CHANNELS, queue, bit % CHANNELS)

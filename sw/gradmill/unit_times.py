@@ -14,9 +14,9 @@ from gradmill_hw.isa import (AddOp, AddSource, FunctionOp, Kind, MulSource, Opco
 __all__ = ["UNITS", "Bus", "Memory", "Units", "link_rows", "product_cycles", "quantiser_cycles",
            "vector_cycles"]
 
-#: Cycles by which an instruction on gradients should end before the products that leave it their
-#: bank: if it is a little late, it waits for a whole product.
-_MARGIN = 256
+#: Cycles that an instruction on gradients may be put off until products are placed beside which it
+#: can run.
+_PUT_OFF = 400
 
 #: Products whose banks are remembered: more than can run beside one vector instruction.
 _REMEMBERED = 64
@@ -159,8 +159,7 @@ class Units:
         cycles = self._rows(fields, op, start)
         nominal = sum(vector_cycles(fields, self.config))
         if fields["a_space"] == Space.TENSOR:
-            over = start + cycles + _MARGIN - self._streamed
-            return cycles - nominal + min(max(0, over), 400)
+            return cycles - nominal + min(max(0, start + cycles - self._streamed), _PUT_OFF)
         return cycles - nominal
 
     def _multiply(self, fields, op, start):

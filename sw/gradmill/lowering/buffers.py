@@ -1,7 +1,7 @@
 """What one tile keeps on chip for its part of a network, and where."""
 
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 from gradmill_hw.config import ConfigError
@@ -16,6 +16,9 @@ VIRTUAL_ROWS = 1 << 20
 
 #: Rows that a product panel should at least have, so that latencies between units are hidden.
 _PANEL_ROWS = 128
+#: Cycles that a product of forward or of a data gradient keeps the array at most, if it can be
+#: split.
+_PRODUCT = 512
 #: Share of a bank that weight gradients may fill to be kept in one.
 _HOME = 5 / 8
 #: Places for inputs of stages that do not stay on chip, and for their gradients.
@@ -162,7 +165,7 @@ class TileBuffers:
             self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
-        self._more_panels((inner[1],) if apart else (0, top), top)
+        self._more_panels((inner[1], 0) if apart else (0, top, 0), top)
 
     def _pass(self, linear, rows, half, inner, top):
         """One set of inputs and gradients, which take turns. The input of a stage can be stored
@@ -191,6 +194,8 @@ class TileBuffers:
         self._acc = Arena("acc memory", config.acc_rows, config.banks)
         self._mask = Arena("mask memory", config.mask_rows, config.banks)
         self._arenas = {"tensor": self._tensor, "acc": self._acc, "mask": self._mask}
+        self._grains = {"tensor": blocks(rows, config.n) * config.n, "acc": config.acc_rows,
+                        "mask": rows}
         #: rows of random numbers that a sub-minibatch may use, whatever the part
         self.random_rows = blocks(rows, config.n) * config.n * blocks(
             max(stage.linear.outputs for stage in part.stages), config.n)
@@ -236,15 +241,25 @@ class TileBuffers:
 
     def owners(self, memory, rows):
         """What the rows with these numbers of ``"tensor"``, ``"acc"`` or ``"mask"`` belong to:
-        names of buffers, or the number of a virtual panel."""
+        column blocks of buffers (whole buffers of the accumulators), or the number of a virtual
+        panel."""
         virtual = rows >= VIRTUAL_ROWS
         panels = np.unique((rows[virtual] - VIRTUAL_ROWS) // self.panel_rows).tolist()
-        return panels + self._arenas[memory].owners(rows[~virtual])
+        return panels + self._arenas[memory].owners(rows[~virtual], self._grains[memory])
 
     def chunks(self, count, rows):
         """``(first, count)`` of the column blocks of ``rows`` rows that fill one panel."""
         size = max(1, self.panel_rows // rows)
         return [(first, min(size, count - first)) for first in range(0, count, size)]
+
+    def products(self, count, rows, inner):
+        """``(first, count)`` of the column blocks that are computed at once: as many as fill a
+        panel, but no more than keep the array for _PRODUCT cycles with ``inner`` blocks to sum
+        over, so that what is urgent seldom waits long."""
+        size = min(self.panel_rows // rows, _PRODUCT // (inner * max(rows, self.config.n)))
+        pieces = -(-count // max(1, size))
+        edges = [k * count // pieces for k in range(pieces + 1)]
+        return [(first, last - first) for first, last in pairwise(edges)]
 
     def _tiles(self, owner, rows, cols, bank, *, apart=False):
         n = self.config.n

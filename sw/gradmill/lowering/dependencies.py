@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from gradmill_hw.isa import Class, Opcode
 
-from .footprint import footprint
+from .buffers import VIRTUAL_ROWS
+from .footprint import Fields, footprint
 
 
 __all__ = ["Node", "TileDependencies"]
@@ -12,6 +13,10 @@ __all__ = ["Node", "TileDependencies"]
 
 #: Data gradients that a weight gradient may overtake.
 _OVERTAKEN = 2
+
+
+#: Fields that say nothing about rows.
+_APART = {"sub", "last_sub", "hold", "release", "layer"}
 
 
 @dataclass(eq=False)
@@ -55,6 +60,7 @@ class TileDependencies:
     def __init__(self, buffers, limit):
         self._buffers, self._limit = buffers, limit
         self._wrote, self._read = {}, {}   # buffer -> last that wrote, those that read since
+        self._known = {}                   # instruction without its panel -> keys, footprint
         self._accesses = []                # of memory: (wrote, tier, start, end, (node, queue))
         self._released, self._holds, self._held = [], 0, None
         self._filled = {}                  # panel -> what fills it
@@ -64,8 +70,7 @@ class TileDependencies:
         """Account for an instruction of ``node`` in ``operation``, in the order that was asked
         for."""
         queue = opcode.queue
-        touched = footprint(opcode, fields, self._buffers.config)
-        reads, writes = (self._keys(rows) for rows in (touched.reads, touched.writes))
+        reads, writes, touched = self._touched(opcode, fields)
         before = self._memory_conflicts(touched, (node, queue))
         for key in reads:
             before.add(self._wrote.get(key))
@@ -85,6 +90,24 @@ class TileDependencies:
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
               and fields["cls"] != Class.STASH):
             node.after.add(self._held)  # parameters are not loaded long before their update
+
+    def _touched(self, opcode, fields):
+        """Keys of what an instruction reads and writes on chip, and its footprint. Those of one
+        panel stand for all."""
+        same, panel = [opcode], None
+        for name, value in fields.items():
+            if name in ("op0", "op1", "op2") and value >= VIRTUAL_ROWS:
+                panel = (value - VIRTUAL_ROWS) // self._buffers.panel_rows
+                value = VIRTUAL_ROWS
+            if name not in _APART:
+                same.append((name, value))
+        same = tuple(same)
+        if same not in self._known:
+            touched = footprint(opcode, Fields(same[1:]), self._buffers.config)
+            self._known[same] = self._keys(touched.reads), self._keys(touched.writes), touched
+        reads, writes, touched = self._known[same]
+        return *([(memory, panel if owner == 0 else owner) for memory, owner in keys]
+                 for keys in (reads, writes)), touched
 
     def _keys(self, rows_by_memory):
         return [(memory, owner) for memory, rows in rows_by_memory.items()
@@ -110,15 +133,17 @@ class TileDependencies:
         return found
 
     def _panels(self, node, reads, writes, before):
-        """A panel is filled only when nothing but that keeps the one who empties it: so a filled
-        panel is always emptied, and products never wait for each other's panels in a circle."""
+        """A panel is filled only when nothing but that keeps the one who empties it, or others who
+        empty panels that are filled already: so a filled panel is always emptied, and products
+        never wait for each other's panels in a circle."""
         for _, owner in writes:
             if isinstance(owner, int):
                 node.panel, self._filled[owner] = owner, node
         for _, owner in reads:
             if isinstance(owner, int):
                 node.uses, filler = owner, self._filled[owner]
-                filler.after |= {other for other, _ in before if other is not filler}
+                filler.after |= {self._filled[other.uses] if other.uses is not None else other
+                                 for other, _ in before if other is not filler}
 
     def _stash(self, node, fields):
         """A set is held only when the one that many sets before has been released."""

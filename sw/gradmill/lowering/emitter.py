@@ -57,8 +57,11 @@ class Emitter:
         self.transfer(opcode, region.kind, cls, matrix, region.address + first_block
                       * region.stride, region.stride, tier=region.tier)
 
-    def link(self, opcode, peer, tensor, signs, m, tag):
-        """``m`` rows of ``tensor``, and of ``signs`` if there are any, to or from a neighbour."""
+    def link(self, opcode, peer, tensor, signs, m, tag, span):
+        """``m`` rows of the column blocks ``span``, ``(first, count)``, of ``tensor``, and of
+        ``signs`` if there are any, to or from a neighbour."""
+        tensor = tensor.from_block(*span)
+        signs = signs and signs.from_block(*span)
         fields = {"peer": peer, "rows": m, "blocks": tensor.blocks, "op0": tensor.base,
                   "t_stride": tensor.stride, **tag}
         if signs is not None:
@@ -96,25 +99,26 @@ class Emitter:
 
     # neighbours -----------------------------------------------------------------------------
 
-    def receive_input(self, k, m, tag):
-        """Activations of the previous tile into set ``k``."""
+    def receive_input(self, k, m, tag, span):
+        """Column blocks of ``span`` of the activations of the previous tile into set ``k``."""
         s = self.part.first
         self.link(Opcode.RECEIVE, Peer.PREVIOUS, self.buffers.x[k][s],
-                  self.buffers.signs[k].get(s), m, tag)
+                  self.buffers.signs[k].get(s), m, tag, span)
 
-    def send_output(self, k, m, tag):
-        """Output ``k`` to the next tile."""
+    def send_output(self, k, m, tag, span):
+        """Column blocks of ``span`` of output ``k`` to the next tile."""
         signs = self.buffers.sent_signs
         self.link(Opcode.SEND, Peer.NEXT, self.buffers.sent[k], signs[k] if signs else None, m,
-                  tag)
+                  tag, span)
 
-    def receive_gradient(self, k, m, tag):
-        """Gradient of this tile's output into set ``k``."""
-        self.link(Opcode.RECEIVE, Peer.NEXT, self.buffers.dy[k][self.part.last], None, m, tag)
+    def receive_gradient(self, k, m, tag, span):
+        """Column blocks of ``span`` of the gradient of this tile's output into set ``k``."""
+        self.link(Opcode.RECEIVE, Peer.NEXT, self.buffers.dy[k][self.part.last], None, m, tag,
+                  span)
 
-    def send_gradient(self, k, m, tag):
-        """Returned gradient ``k`` to the previous tile."""
-        self.link(Opcode.SEND, Peer.PREVIOUS, self.buffers.returned[k], None, m, tag)
+    def send_gradient(self, k, m, tag, span):
+        """Column blocks of ``span`` of returned gradient ``k`` to the previous tile."""
+        self.link(Opcode.SEND, Peer.PREVIOUS, self.buffers.returned[k], None, m, tag, span)
 
     # forward --------------------------------------------------------------------------------
 
@@ -139,7 +143,7 @@ class Emitter:
             target = buffers.sent[out]
             signs = buffers.sent_signs[out] if stage.relu else None
         final = self.part.ends and s == self.part.last
-        for first, count in buffers.chunks(target.blocks, m):
+        for first, count in buffers.products(target.blocks, m, w.blocks):
             part = target.from_block(first, count)
             panel = self.panel()
             self.code.append((Opcode.MATMUL, {
@@ -171,7 +175,7 @@ class Emitter:
         buffers = self.buffers
         dy, w = buffers.dy[kd][s], buffers.weight[s]
         target = buffers.dy[kd][s - 1] if s > self.part.first else buffers.returned[out]
-        for first, count in buffers.chunks(target.blocks, m):
+        for first, count in buffers.products(target.blocks, m, dy.blocks):
             part = target.from_block(first, count)
             panel = self.panel()
             self.code.append((Opcode.MATMUL, {

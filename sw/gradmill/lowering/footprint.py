@@ -1,6 +1,7 @@
 """Which rows and bytes an instruction touches, exactly."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,7 +15,8 @@ _HOME = {Kind.MASK: "mask", Kind.BFP: "tensor", Kind.FP32: "acc"}
 
 @dataclass
 class Footprint:
-    """On-chip rows by memory, and byte intervals by tier, read and written.
+    """On-chip rows by memory, and byte intervals by tier, read and written. It is shared: do not
+    change it.
 
     Members
     -------
@@ -57,8 +59,12 @@ def _copy(f, config):
 
 def footprint(opcode, fields, config):
     """The :class:`Footprint` of one instruction, ``fields`` by name (absent ones are zero)."""
-    f = fields if isinstance(fields, Fields) else Fields(fields)
-    n = config.n
+    return _footprint(opcode, tuple(fields.items()), config)
+
+
+@lru_cache(maxsize=1 << 12)
+def _footprint(opcode, fields, config):
+    f, n = Fields(fields), config.n
     if opcode is Opcode.LOAD:
         home, rows, memory = _transfer(f, config)
         return Footprint(writes={home: rows}, memory_reads=memory)

@@ -15,7 +15,7 @@ neighbours: programs cannot deadlock (see :mod:`.pipeline`).
 from collections import deque
 from dataclasses import dataclass
 
-from gradmill_hw.isa import Opcode, Queue
+from gradmill_hw.isa import Opcode, Queue, Space
 
 from ..unit_times import UNITS, Bus, Memory, Units
 from .buffers import VIRTUAL_ROWS
@@ -28,6 +28,11 @@ __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
 
 #: Loads that a queue holds at a time: they are often late, and a full queue stops the sequencer.
 _LOADS = 2
+
+
+#: Queue of an opcode; matrix and vector unit keep each other waiting, so they count as one.
+_STATE = {opcode: Queue.VECTOR if opcode is Opcode.MATMUL else opcode.queue
+          for opcode in Opcode if opcode.queue is not None}
 
 
 @dataclass(frozen=True)
@@ -97,15 +102,17 @@ def interleave(config, buffers, codes, steps, limits, far=None):
     for node in nodes:
         for other in node.after:
             then.setdefault(other, []).append(node)
-    ready = [node for node in nodes if not blocked[node]]
-    while ready:
-        node = min(ready, key=placing.key)
-        ready.remove(node)
+    ready = _Ready(placing.key)
+    for node in nodes:
+        if not blocked[node]:
+            ready.add(node)
+    for _ in nodes:
+        node = ready.take()
         placing.place(node)
         for other in then.get(node, ()):
             blocked[other] -= 1
             if not blocked[other]:
-                ready.append(other)
+                ready.add(other)
     return Interleaving(placing.orders)
 
 
@@ -128,6 +135,33 @@ def _nodes(buffers, codes, steps, limits):
     return nodes
 
 
+class _Ready:
+    """Nodes that may be placed next. The first of each group, those of the same tiles, is known
+    until something else is placed there."""
+
+    def __init__(self, key):
+        self._key = key
+        self._groups = {}  # tiles -> nodes
+        self._first = {}   # tiles -> the first one and its key; absent if unknown
+
+    def add(self, node):
+        tiles = frozenset(t for t, *_ in node.parts)
+        self._groups.setdefault(tiles, []).append(node)
+        self._first.pop(tiles, None)
+
+    def take(self):
+        """Remove the node with the lowest key."""
+        for tiles, nodes in self._groups.items():
+            if tiles not in self._first and nodes:
+                node = min(nodes, key=self._key)
+                self._first[tiles] = self._key(node), node
+        taken = min(self._first, key=lambda tiles: self._first[tiles][0])
+        _, node = self._first[taken]
+        self._groups[taken].remove(node)
+        self._first = {tiles: first for tiles, first in self._first.items() if not tiles & taken}
+        return node
+
+
 class _Placing:
     """Follows the units of all tiles while instructions are placed."""
 
@@ -139,7 +173,12 @@ class _Placing:
         self.orders = [[] for _ in buffers]
         self._handed = [0 for _ in buffers]  # by tile: when the sequencer handed out the latest one
         self._ends, self._earliest = {}, {}
-        self._keys = {}  # node -> instructions that its tiles had, its key then
+        self._bank = config.tensor_rows // config.banks
+        #: by tile: opcode, bank -> when the last product, or sum of gradients, leaves it
+        self._turns = [{} for _ in buffers]
+        #: by tile: instructions placed in queues that keep each other waiting
+        self._placed = [dict.fromkeys(_STATE.values(), 0) for _ in buffers]
+        self._keys = {}  # node -> those of its own queues, its key then
         #: by tile and queue: ends of as many instructions as may be in the queue
         self._places = [{q: deque([0] * depth, depth) for q in Queue
                          for depth in [_LOADS if q is Queue.LOAD else config.queue_depth]}
@@ -152,7 +191,7 @@ class _Placing:
     def key(self, node):
         """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its
         place in the schedule, and when it would start."""
-        placed = tuple(len(self.orders[t]) for t, *_ in node.parts)
+        placed = [self._placed[t][_STATE[opcode]] for t, _, opcode, _ in node.parts]
         known = self._keys.get(node)
         if known is None or known[0] != placed:
             known = self._keys[node] = placed, self._key(node)
@@ -170,6 +209,7 @@ class _Placing:
         t, _, opcode, fields = node.parts[0]
         if node.panel is not None:
             start = max(start, min(self._panels[t].values(), default=float("inf")))
+        start = max(start, self._turn(t, opcode, fields))
         if opcode is Opcode.VECTOR:
             op = self._operands(node, t, fields)
             return start + self._units[t].kept_waiting(fields, op, start), node.number, start
@@ -189,10 +229,23 @@ class _Placing:
         else:
             end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
         self._ends[node] = end
+        if opcode is Opcode.MATMUL or (opcode is Opcode.VECTOR
+                                       and fields["a_space"] == Space.TENSOR):
+            self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
         for tile, _, own, _ in node.parts:
             self._places[tile][own.queue].append(end)
+            self._placed[tile][_STATE[own]] += 1
         if node.uses is not None:
             self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
+
+    def _turn(self, t, opcode, fields):
+        """When products and sums of gradients in the same bank let each other begin."""
+        bank = fields["op0"] // self._bank
+        if opcode is Opcode.MATMUL:
+            return self._turns[t].get((Opcode.VECTOR, bank), 0)
+        if opcode is Opcode.VECTOR and fields["a_space"] == Space.TENSOR:
+            return self._turns[t].get((Opcode.MATMUL, bank), 0)
+        return 0
 
     def _choose(self, node, t):
         """:meth:`_panel`, after a product got one that is free, if possible in a bank from which

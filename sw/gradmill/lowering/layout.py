@@ -75,11 +75,13 @@ class Arena:
         """Rows that are taken."""
         return sum(end - start for start, end, _ in self._used)
 
-    def owners(self, rows):
-        """Owners of the rows with these numbers, each once."""
+    def owners(self, rows, grain):
+        """``(owner, piece)`` of the rows with these numbers, each once; a piece has ``grain``
+        rows."""
         starts = np.array([start for start, _, _ in self._used])
-        found = np.unique(np.searchsorted(starts, rows, side="right") - 1)
-        return [self._used[k][2] for k in found.tolist()]
+        found = np.searchsorted(starts, rows, side="right") - 1
+        pieces = np.unique(found << 20 | (rows - starts[found]) // grain)
+        return [(self._used[k >> 20][2], k & 0xfffff) for k in pieces.tolist()]
 
     def _fit(self, rows, origin, align):
         start = -(-origin // align) * align

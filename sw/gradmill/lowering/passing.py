@@ -242,6 +242,8 @@ class PassingTile(TrainTile):
 
     def _backward(self, s, j, m):
         self.memory.prefetch(self.emit, s, m)
+        if s:
+            self._data_gradients([s], j)
         self._gradients(s, j)
         if s == self.part.first:
             self._label("release")

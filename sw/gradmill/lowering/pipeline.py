@@ -225,9 +225,13 @@ class Lowering:
         for t, operation, j in order:
             emit((operation, j), (tiles[t].run, operation, j))
             if operation == "F" and t + 1 < len(tiles):
-                emit(None, (tiles[t].send_output, j), (tiles[t + 1].receive_input, j))
+                for span in tiles[t].outgoing(operation, j):
+                    emit(None, (tiles[t].send_output, j, span),
+                         (tiles[t + 1].receive_input, j, span))
             elif operation == "B" and t > 0:
-                emit(None, (tiles[t].send_gradient, j), (tiles[t - 1].receive_gradient, j))
+                for span in tiles[t].outgoing(operation, j):
+                    emit(None, (tiles[t].send_gradient, j, span),
+                         (tiles[t - 1].receive_gradient, j, span))
         key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
         if key not in self._interleavings:
             self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
@@ -267,17 +271,25 @@ class _Tile:
     def _tag(self, j, **fields):
         return {"sub": j % (1 << 16), "last_sub": int(j == len(self.batch.rows) - 1), **fields}
 
-    def receive_input(self, j):
-        self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j))
+    def outgoing(self, operation, j):
+        """Column blocks of what ``operation`` sends, ``(first, count)``, product by product."""
+        buffers, m = self.buffers, self.batch.rows[j]
+        target, source = ((buffers.sent, buffers.weight[self.part.last]) if operation == "F" else
+                          (buffers.returned, buffers.dy[0][self.part.first]))
+        return buffers.products(target[0].blocks, m, source.blocks)
 
-    def send_output(self, j):
-        self.emit.send_output(j % 2, self.batch.rows[j], self._tag(j))
+    def receive_input(self, j, span):
+        self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j), span)
 
-    def receive_gradient(self, j):
-        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1))
+    def send_output(self, j, span):
+        self.emit.send_output(j % 2, self.batch.rows[j], self._tag(j), span)
 
-    def send_gradient(self, j):
-        self.emit.send_gradient(j % 2, self.batch.rows[j], self._tag(j, gradient=1))
+    def receive_gradient(self, j, span):
+        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1),
+                                   span)
+
+    def send_gradient(self, j, span):
+        self.emit.send_gradient(j % 2, self.batch.rows[j], self._tag(j, gradient=1), span)
 
     def _load_ahead(self, j):
         """Load sub-minibatches up to ``j`` from memory, as far as there are any."""
@@ -365,19 +377,18 @@ class TrainTile(_Tile):
         if self.stash is not None:
             for s in reversed(self.part.numbers):
                 self.stash.load(self.emit, s, k, m)
-        for s in reversed(self.part.numbers):
+        if self.part.begins:
+            self._data_gradients(self.part.numbers[1:], j)
+        for s in self.part.numbers:  # what the next forward needs first is updated first
             self._gradients(s, j)
         self._mark(start, "release", first=False)
         self._end(j)
 
     def _gradients(self, s, j):
-        """All that backward owes stage ``s``: sums of gradients, and after the last one the
-        update."""
+        """Sums of the gradients of stage ``s``, and after the last one its update."""
         m, (k, kd) = self.batch.rows[j], self._set(j)
         first, last = j == 0, j == len(self.batch.rows) - 1
         self.emit.bias_gradient(s, kd, m, first=first)
-        if self.part.begins and s:
-            self._data_gradients([s], j)
         for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
             if last:
                 self.update_weight(s, column, grad)

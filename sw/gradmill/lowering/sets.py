@@ -44,7 +44,9 @@ def paced(order, limits):
     """``order`` with the operations of every tile as they are, but none that would make a neighbour
     keep more than its limit of sets; ``order`` itself if that cannot be."""
     tiles = len(limits)
-    queues = [deque(step for step in order if step[0] == t) for t in range(tiles)]
+    queues = [deque() for _ in range(tiles)]  # of each tile: place in the order, step
+    for place, step in enumerate(order):
+        queues[step[0]].append((place, step))
     done = [dict.fromkeys("FBW", 0) for _ in range(tiles)]
 
     def possible(t, operation, j):
@@ -56,12 +58,12 @@ def paced(order, limits):
                     and (t == 0 or j < done[t - 1]["W"] + limits[t - 1]))
         return True
 
-    found, rest = [], list(order)
-    while rest:
-        step = next((step for step in rest if queues[step[0]][0] == step and possible(*step)), None)
-        if step is None:
+    found = []
+    while any(queues):
+        heads = [queue[0] for queue in queues if queue and possible(*queue[0][1])]
+        if not heads:
             return tuple(order)
-        rest.remove(step)
+        _, step = min(heads)
         queues[step[0]].popleft()
         done[step[0]][step[1]] += 1
         found.append(step)

@@ -36,7 +36,7 @@ class Synchroniser:
         #: last instruction of each queue that read / wrote each row, -1 for none
         self._read  = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}
         self._wrote = {m: np.full((len(self._queues), rows), -1) for m, rows in sizes.items()}
-        self._memory = []  # (queue, index, writes, tier, start, end)
+        self._memory = {}  # (queue, writes, tier, start, end) -> last instruction
         self._seen = np.full((len(self._queues), len(self._queues)), -1)
         self.waits, self.posts = [], []
 
@@ -48,11 +48,12 @@ class Synchroniser:
         if queue is None:
             return
         touched = footprint(opcode, fields, self._config)
-        self._take_turns(opcode, fields, touched)
+        reads, writes = self._turns(opcode, fields)
+        reads, writes = touched.reads | reads, touched.writes | writes
         latest = np.full(len(self._queues), -1)
-        for memory, rows in touched.reads.items():
+        for memory, rows in reads.items():
             np.maximum(latest, self._wrote[memory][:, rows].max(axis=1), out=latest)
-        for memory, rows in touched.writes.items():
+        for memory, rows in writes.items():
             np.maximum(latest, self._wrote[memory][:, rows].max(axis=1), out=latest)
             np.maximum(latest, self._read[memory][:, rows].max(axis=1), out=latest)
         self._memory_conflicts(touched, latest)
@@ -62,25 +63,28 @@ class Synchroniser:
                 self._seen[queue, producer] = needed
                 self.waits[index] |= token(producer)
                 self.posts[needed] |= token(queue)
-        for memory, rows in touched.reads.items():
+        for memory, rows in reads.items():
             self._read[memory][queue, rows] = index
-        for memory, rows in touched.writes.items():
+        for memory, rows in writes.items():
             self._wrote[memory][queue, rows] = index
         for writes, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
-            self._memory += [(queue, index, writes, *interval) for interval in intervals]
+            for interval in intervals:
+                self._memory[queue, writes, *interval] = index
 
-    def _take_turns(self, opcode, fields, touched):
-        """A product keeps the vector unit from the bank of its rows for as long as it lasts. So it
-        waits for vector instructions on that bank that come before it, and they for it."""
+    def _turns(self, opcode, fields):
+        """Banks that an instruction reads, and that it writes, as it were. A product keeps the
+        vector unit from the bank of its rows for as long as it lasts. So it waits for vector
+        instructions on that bank that come before it, and they for it."""
         bank = [fields.get("op0", 0) // (self._config.tensor_rows // self._config.banks)]
         if opcode is Opcode.MATMUL:
-            touched.writes["bank"] = bank
-        elif opcode is Opcode.VECTOR and fields.get("a_space") == Space.TENSOR:
-            touched.reads["bank"] = bank
+            return {}, {"bank": bank}
+        if opcode is Opcode.VECTOR and fields.get("a_space") == Space.TENSOR:
+            return {"bank": bank}, {}
+        return {}, {}
 
     def _memory_conflicts(self, touched, latest):
         for writes, intervals in ((False, touched.memory_reads), (True, touched.memory_writes)):
             for tier, start, end in intervals:
-                for queue, index, wrote, t, s, e in self._memory:
+                for (queue, wrote, t, s, e), index in self._memory.items():
                     if (writes or wrote) and t == tier and s < end and start < e:
                         latest[queue] = max(latest[queue], index)
