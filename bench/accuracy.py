@@ -7,7 +7,7 @@ from rich.table import Table
 import gradmill as gm
 from gradmill.data import epoch_order
 from gradmill.datasets import load_task
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 
 
 SEEDS = range(6)
@@ -15,7 +15,7 @@ SEEDS = range(6)
 QUANTILE = 2.571
 #: Numbers too coarse for this task: an interval that includes 0 would say that the bench is blind.
 CONTROL = "control: 4-bit mantissas, 32 x 32 tiles"
-COARSE  = SIM.replace(n=32, mantissa_bits=4, bus_bits=1024, burst_beats=32)
+COARSE  = TILE.replace(n=32, mantissa_bits=4, bus_bits=1024, burst_beats=32)
 
 
 def run(console):
@@ -23,7 +23,7 @@ def run(console):
     rows = {"float32 NumPy": [], "BFP, 9-bit mantissas": [], CONTROL: []}
     for seed in track(SEEDS, "seeds", console=console):
         rows["float32 NumPy"].append(_reference(seed))
-        rows["BFP, 9-bit mantissas"].append(_device(seed, SIM))
+        rows["BFP, 9-bit mantissas"].append(_device(seed, TILE))
         rows[CONTROL].append(_device(seed, COARSE))
     table = Table(title="test accuracy [%], digits, mean over seeds "
                         f"{SEEDS.start}..{SEEDS.stop - 1}")

@@ -12,7 +12,7 @@ from gradmill.lowering.footprint import footprint
 from gradmill.lowering.gemm import Stored, product_program, quantise_program
 from gradmill.lowering.layout import Arena, Matrix, Region, pack_rows, unpack_rows
 from gradmill.lowering.programs import assemble
-from gradmill_hw.config import NANO, SIM, Config, ConfigError
+from gradmill_hw.config import NANO, TILE, Config, ConfigError
 from gradmill_hw.isa import AddSource, Kind, MaskKind, MulSource, Opcode, Queue, Space, token
 from gradmill_hw.sequencer_model import commands
 
@@ -104,7 +104,7 @@ def _instruction(rng, config):
     return opcode, fields
 
 
-@pytest.mark.parametrize("config", [TINY, SIM], ids=["tiny", "sim"])
+@pytest.mark.parametrize("config", [TINY, TILE], ids=["tiny", "sim"])
 def test_footprint_is_that_of_the_addresses_one_by_one(config):
     rng = random.Random(31)
     for _ in range(300):
@@ -207,13 +207,13 @@ def test_missing_tokens_are_races():
 # Programs of the trainer --------------------------------------------------------------------------
 
 CASES = [  # config, widths, B, M, loss, momentum
-    (SIM, (9, 17, 5), 40, 3, gm.CrossEntropy(), 0.9),
-    (SIM, (9, 17, 5), 36, 3, gm.MSE(), 0.0),
+    (TILE, (9, 17, 5), 40, 3, gm.CrossEntropy(), 0.9),
+    (TILE, (9, 17, 5), 36, 3, gm.MSE(), 0.0),
     (NANO, (6, 9, 7, 3), 21, 2, gm.CrossEntropy(), 0.9),
-    (SIM, (70, 130, 20), 30, 4, gm.CrossEntropy(), 0.9),
-    (SIM, (3, 2), 10, 10, gm.CrossEntropy(), 0.9),
-    (SIM, (5, 4), 9, 5, gm.MSE(), 0.5),
-    (SIM, (4, 4), 64, 1, gm.CrossEntropy(), 0.9),
+    (TILE, (70, 130, 20), 30, 4, gm.CrossEntropy(), 0.9),
+    (TILE, (3, 2), 10, 10, gm.CrossEntropy(), 0.9),
+    (TILE, (5, 4), 9, 5, gm.MSE(), 0.5),
+    (TILE, (4, 4), 64, 1, gm.CrossEntropy(), 0.9),
 ]
 
 
@@ -256,7 +256,7 @@ def test_loop_executes_the_unrolled_program_without_races(case, kind, monkeypatc
 
 def test_length_of_a_program_does_not_grow_with_the_virtual_minibatches():
     lengths = set()
-    with gm.open("emulator", SIM, near_bytes=1 << 20) as device:
+    with gm.open("emulator", TILE, near_bytes=1 << 20) as device:
         trainer = _trainer(device, (6, 5, 4), 12, 4, gm.CrossEntropy(), 0.9)
         for count in (5, 8, 300):
             program, = _compile(trainer, "train", 12, count)
@@ -265,10 +265,10 @@ def test_length_of_a_program_does_not_grow_with_the_virtual_minibatches():
 
 
 def test_startup_is_free_of_races():
-    with gm.open("emulator", SIM, near_bytes=1 << 20) as device:
+    with gm.open("emulator", TILE, near_bytes=1 << 20) as device:
         trainer = _trainer(device, (70, 130, 20), 8, 4, gm.CrossEntropy(), 0.9)
         program, = trainer._lowering.startup(trainer._regions)
-        assert races(stream(program), SIM) == []
+        assert races(stream(program), TILE) == []
 
 
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
@@ -309,7 +309,7 @@ def test_matrix_blocks():
     assert matrix.from_block(0, 3) == matrix
 
 
-@pytest.mark.parametrize("config", [NANO, SIM, TINY.replace(bus_bits=128)],
+@pytest.mark.parametrize("config", [NANO, TILE, TINY.replace(bus_bits=128)],
                          ids=["nano", "sim", "wide"])
 def test_packed_rows(config):
     rng, n = np.random.default_rng(8), config.n

@@ -181,7 +181,7 @@ class Trainer:
             self._programs[key] = [self._place(program.assemble(), f"{key[0]} program of tile {t}")
                                    for t, program in enumerate(compile_programs())]
         scalars = [0.0, 0.0]
-        scalars[LEARNING_RATE.register] = -self.optimizer.lr
+        scalars[LEARNING_RATE.register] = -self.optimizer.rate(self.epoch)
         scalars[MOMENTUM.register] = self.optimizer.momentum
         self.device.run(self._programs[key], arguments=arguments, scalars=scalars, step=step)
 

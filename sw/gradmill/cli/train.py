@@ -1,7 +1,7 @@
 """``gradmill train``: a run with its report."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..backends import open_device
 from ..datasets import TASKS, load_task
-from ..nn import SGD, CrossEntropy, Sequential
+from ..nn import CrossEntropy, Sequential
 from ..report import (
     differences,
     performance,
@@ -24,6 +24,7 @@ from ..report import (
 from ..stash import Stash
 from ..timeline import record
 from ..trainer import Trainer
+from .beside import beside
 from .common import (
     Backend,
     ConfigName,
@@ -39,6 +40,7 @@ from .common import (
     configured,
     console,
     numbers,
+    sgd,
 )
 
 
@@ -61,6 +63,8 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option()] = None,
+    decay: Annotated[float | None, typer.Option(help="Factor of the learning rate from epoch to "
+                                                "epoch.")] = None,
     virtual_minibatch: VirtualMinibatch = None,
     sub_minibatch: SubMinibatch = None,
     level1: Annotated[str, typer.Option(help="Format of level 1: fp32 or bf16.")] = "fp32",
@@ -80,22 +84,25 @@ def train(
 ) -> None:
     """Train a network and write report.html, report.json, timeline.json and a checkpoint to OUT.
 
-    Samples are real data; losses are computed on the device. With the verilator device the same run
-    is repeated on the emulator at the end and every weight and counter is compared by bits.
+    Samples are real data; losses are computed on the device. With the verilator device the emulator
+    trains the same at the same time; at the end every weight and counter is compared by bits.
     """
     with clear_errors():
         sizes = configured(config, n, tiles, stash=bool(stash))
         job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
-                          momentum=momentum)
+                          momentum=momentum, decay=decay)
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
                "schedule": schedule, "stash": stash and Stash(stash)}
 
         started = time.perf_counter()
-        with open_device(device.value, sizes, **options) as machine:
+        with ExitStack() as stack:
+            machine = stack.enter_context(open_device(device.value, sizes, **options))
             ready = time.perf_counter()
+            compared = check and device is Backend.verilator and not resume
+            reference = compared and stack.enter_context(_on_emulator(job, sizes, settings, how))
             trainer = _trainer(job, machine, settings, how, resume and out)
             timeline = _fit(trainer, job, settings, out, resume, f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
@@ -106,10 +113,8 @@ def train(
                 "settings": settings | _settings(trainer), "stash_format": stash, **results,
                 "build_seconds": ready - started, "wall_seconds": seconds,
                 "cycles_per_second": machine.counters()["cycles"] / seconds,
-                "bit_exact_to_emulator": None,
+                "bit_exact_to_emulator": _same(trainer, reference) if compared else None,
             }
-            if check and device is Backend.verilator and not resume:
-                report["bit_exact_to_emulator"] = _compare(trainer, job, settings, how)
         write_report(out, report)
         _write_timeline(out / "timeline.json", timeline, report)
         page = write_page(out)
@@ -132,7 +137,7 @@ def _results(trainer, timeline):
 
 def _settings(trainer):
     """What a resumed run goes on with, whatever the options say."""
-    return {"lr": trainer.optimizer.lr, "momentum": trainer.optimizer.momentum,
+    return {**asdict(trainer.optimizer),
             "virtual_minibatch": trainer.virtual_minibatch, "sub_minibatch": trainer.sub_minibatch}
 
 
@@ -150,7 +155,7 @@ def _trainer(job, machine, settings, how, folder):
         return Trainer.load(folder / "checkpoint", machine, tiles=how["tiles"],
                             schedule=how["schedule"])
     return Trainer(job.model, machine, loss=CrossEntropy(),
-                   optimizer=SGD(lr=settings["lr"], momentum=settings["momentum"]),
+                   optimizer=sgd(settings),
                    virtual_minibatch=settings["virtual_minibatch"],
                    sub_minibatch=settings["sub_minibatch"], **how)
 
@@ -161,7 +166,7 @@ def _fit(trainer, job, settings, out, resume, title):
                TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
     with ExitStack() as recording, Progress(*columns, console=console) as progress:
         clocked = hasattr(trainer.device, "record_activity")
-        timeline = recording.enter_context(record(trainer.device)) if clocked and out else None
+        timeline = recording.enter_context(record(trainer.device)) if clocked else None
         last = settings["epochs"]
         bar = progress.add_task(title, total=None, state="")
 
@@ -176,7 +181,7 @@ def _fit(trainer, job, settings, out, resume, title):
                             completed=running.epoch * batches + batch + 1, state=state)
 
         rest = {"validation_data": (job.x_test, job.y_test), "on_step": on_step,
-                "checkpoint": out / "checkpoint" if out else None}
+                "checkpoint": out / "checkpoint"}
         if resume:
             trainer.resume(job.x, job.y, **rest)
         else:
@@ -184,13 +189,25 @@ def _fit(trainer, job, settings, out, resume, title):
     return timeline
 
 
-def _compare(trainer, job, settings, how):
-    """Whether the emulator ends with the same bits."""
+@contextmanager
+def _on_emulator(job, config, settings, how):
+    """Train the same on the emulator meanwhile; yields a function that waits for the trainer."""
     fresh = replace(job, model=Sequential(*job.model.layers, seed=how["seed"]))
-    with open_device("emulator", trainer.device.config) as machine:
-        reference = _trainer(fresh, machine, settings, how, None)
-        _fit(reference, job, settings, None, False, "the same on the emulator")
-        different = differences(trainer, reference)
+    with open_device("emulator", config) as machine:
+        def fit(go_on):
+            reference = _trainer(fresh, machine, settings, how, None)
+            reference.fit(job.x, job.y, epochs=settings["epochs"], on_step=go_on,
+                          validation_data=(job.x_test, job.y_test))
+            return reference
+
+        with beside(fit) as result:
+            yield result
+
+
+def _same(trainer, reference):
+    """Whether the emulator ends with the same bits."""
+    with console.status("the same on the emulator"):
+        different = differences(trainer, reference())
     for name in different:
         console.print(f"[red]differs from the emulator: {name}[/red]")
     return not different
@@ -198,14 +215,19 @@ def _compare(trainer, job, settings, how):
 
 def _summary(report, page):
     table = Table(show_header=False, title=f"{report['task']} on {report['device']}")
-    utilisation, cycles = report["utilisation"], report["pipeline"]["cycles_per_virtual_minibatch"]
+    utilisation, chain = report["utilisation"], report["pipeline"]
+    cycles, shares = chain["cycles_per_virtual_minibatch"], [tile["utilisation"]
+                                                             for tile in chain["tiles"]]
     for name, value in (
         ("test accuracy", f"{report['test_accuracy']:.2%}"),
+        ("schedule", f"{chain['schedule']}, {len(shares)} of {report['config']['tiles']} tiles"),
         ("cycles", f"{report['cycles']:,}" if report["cycles"] else "no clock"),
         ("of a virtual minibatch", f"{cycles['predicted']:,.0f} predicted" + (
             f", {cycles['measured']:,.0f} measured" if cycles["measured"] else "")),
         ("useful MACs", f"{report['macs']:,}"),
         ("utilisation", "" if utilisation is None else f"{utilisation:.1%} of n·n·tiles·cycles"),
+        ("of each tile", "" if utilisation is None else " ".join(f"{s:.1%}" for s in shares)),
+        ("speed-up over one tile", _speedup(chain["speedup"])),
         ("seconds", f"{report['wall_seconds']:.1f} (build {report['build_seconds']:.1f})"),
         ("cycles per second", f"{report['cycles_per_second']:,.0f}" if report["cycles"] else ""),
         ("bit-exact to the emulator", {None: "not compared", True: "yes", False: "NO"}[
@@ -214,3 +236,11 @@ def _summary(report, page):
         table.add_row(name, value)
     console.print(table)
     console.print(f"report {page}, from report.json beside it", soft_wrap=True, highlight=False)
+
+
+def _speedup(factors):
+    predicted, measured = (factors[f"{name}_over_one_tile_predicted"]
+                           for name in ("predicted", "measured"))
+    if predicted is None:
+        return "the network does not fit one tile"
+    return f"{predicted:.2f} predicted" + (f", {measured:.2f} measured" if measured else "")
