@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 import gradmill as gm
 from gradmill.checkpoint import read_checkpoint
+from gradmill.cli.beside import beside
 from gradmill.cli import app
 from gradmill.datasets import TASKS, Task
 from gradmill_hw.config import CONFIGS
@@ -164,3 +166,24 @@ def test_info_lists_what_there_is():
 def test_help(arguments, words):
     text = _run(*arguments, "--help")
     assert all(word in text for word in words)
+
+
+def test_work_beside_is_waited_for():
+    with beside(lambda go_on: 6 * 7) as result:
+        assert result() == 42
+    with pytest.raises(ZeroDivisionError), beside(lambda go_on: 1 / 0) as result:
+        result()
+
+
+def test_work_beside_ends_when_nobody_waits_any_more():
+    steps = []
+
+    def work(go_on):
+        for step in range(1000):
+            go_on(step)
+            steps.append(step)
+            time.sleep(0.002)
+
+    with pytest.raises(KeyboardInterrupt), beside(work):
+        raise KeyboardInterrupt
+    assert len(steps) < 1000

@@ -30,7 +30,7 @@ _LINT = "".join(f"/* verilator lint_off {rule} */\n" for rule in (
 #: Declarations of values without bits, which nothing refers to.
 _EMPTY = re.compile(r"\n *wire (?:signed )?\[-1:0\] \S+? ?;")
 #: Contents of a memory that is zero at power-up, row by row.
-_ZEROS = re.compile(r" *initial begin\n((?: *(\S+) \[\d+\] = (\d+'h0+);\n)+) *end\n")
+_ZEROS = re.compile(r" *initial begin\n((?: *(\S+? ?)\[\d+\] = (\d+'h0+);\n)+) *end\n")
 #: Interfaces that FPGA tools connect to the clock.
 _BUSES = "s_axil:m_axi_near:m_axi_far"
 
@@ -57,11 +57,11 @@ def _short_zeros(text):
 
     def loop(match):
         rows, name, zero = match[1].splitlines(), match[2], match[3]
-        if rows != [f"    {name} [{row}] = {zero};" for row in range(len(rows))]:
+        if rows != [f"    {name}[{row}] = {zero};" for row in range(len(rows))]:
             return match[0]
         return (f"  initial begin : zeros{next(numbers)}\n    integer zeroed;\n"
                 f"    for (zeroed = 0; zeroed < {len(rows)}; zeroed = zeroed + 1)\n"
-                f"      {name} [zeroed] = {zero};\n  end\n")
+                f"      {name}[zeroed] = {zero};\n  end\n")
 
     return _ZEROS.sub(loop, text)
 
