@@ -1,4 +1,4 @@
-"""Digits: BFP on the emulator (bit-exact to the RTL) beside binary32 NumPy, paired seeds."""
+"""The network of ``make sim``: BFP on the emulator (bit-exact to the RTL) beside binary32 NumPy."""
 
 import numpy as np
 from rich.progress import track
@@ -7,7 +7,7 @@ from rich.table import Table
 import gradmill as gm
 from gradmill.data import epoch_order
 from gradmill.datasets import load_task
-from gradmill_hw.config import SIM
+from gradmill_hw.config import SIM, TILE
 
 
 SEEDS = range(6)
@@ -15,7 +15,7 @@ SEEDS = range(6)
 QUANTILE = 2.571
 #: Numbers too coarse for this task: an interval that includes 0 would say that the bench is blind.
 CONTROL = "control: 4-bit mantissas, 32 x 32 tiles"
-COARSE  = SIM.replace(n=32, mantissa_bits=4, bus_bits=1024, burst_beats=32)
+COARSE  = TILE.replace(n=32, mantissa_bits=4, bus_bits=1024, burst_beats=32)
 
 
 def run(console):
@@ -23,7 +23,7 @@ def run(console):
     rows = {"float32 NumPy": [], "BFP, 9-bit mantissas": [], CONTROL: []}
     for seed in track(SEEDS, "seeds", console=console):
         rows["float32 NumPy"].append(_reference(seed))
-        rows["BFP, 9-bit mantissas"].append(_device(seed, SIM))
+        rows["BFP, 9-bit mantissas"].append(_device(seed, TILE))
         rows[CONTROL].append(_device(seed, COARSE))
     table = Table(title="test accuracy [%], digits, mean over seeds "
                         f"{SEEDS.start}..{SEEDS.stop - 1}")
@@ -40,10 +40,11 @@ def run(console):
 
 
 def _device(seed, config):
-    task = load_task("digits", seed)
+    task = load_task("digits", seed, tiles=SIM.tiles)
     s = task.settings
     with gm.open("emulator", config) as device:
-        trainer = gm.Trainer(task.model, device, optimizer=gm.SGD(s["lr"], s["momentum"]),
+        trainer = gm.Trainer(task.model, device,
+                             optimizer=gm.SGD(s["lr"], s["momentum"], s["decay"]),
                              virtual_minibatch=s["virtual_minibatch"],
                              sub_minibatch=s["sub_minibatch"], seed=seed)
         trainer.fit(task.x, task.y, epochs=s["epochs"])
@@ -52,26 +53,40 @@ def _device(seed, config):
 
 def _reference(seed):
     """The same network, initial weights, order of samples and optimizer in binary32."""
-    task = load_task("digits", seed)
+    task = load_task("digits", seed, tiles=SIM.tiles)
     s, size = task.settings, task.settings["virtual_minibatch"]
-    w1, b1, w2, b2 = parameters = list(task.model.state_dict().values())
+    parameters = list(task.model.state_dict().values())
+    layers = list(zip(parameters[::2], parameters[1::2], strict=True))
     velocity = [np.zeros_like(p) for p in parameters]
     for epoch in range(s["epochs"]):
         order = epoch_order(seed, epoch, len(task.x), shuffle=True)
         for start in range(0, len(order), size):
             x, y = task.x[order[start:start + size]], task.y[order[start:start + size]]
-            hidden = np.maximum(x @ w1.T + b1, 0)
-            z = hidden @ w2.T + b2
-            p = np.exp(z - z.max(axis=1, keepdims=True))
-            p /= p.sum(axis=1, keepdims=True)
-            p[np.arange(len(y)), y] -= 1
-            p /= np.float32(len(y))
-            back = (p @ w2) * (hidden > 0)
-            for w, v, g in zip(parameters, velocity,
-                               (back.T @ x, back.sum(axis=0), p.T @ hidden, p.sum(axis=0)),
-                               strict=True):
+            for w, v, g in zip(parameters, velocity, _gradients(layers, x, y), strict=True):
                 v *= np.float32(s["momentum"])
                 v += g
-                w -= np.float32(s["lr"]) * v
-    z = np.maximum(task.x_test @ w1.T + b1, 0) @ w2.T + b2
-    return float(np.mean(z.argmax(axis=1) == task.y_test))
+                w -= np.float32(s["lr"] * s["decay"] ** epoch) * v
+    return float(np.mean(_outputs(layers, task.x_test)[-1].argmax(axis=1) == task.y_test))
+
+
+def _outputs(layers, x):
+    """The input and the output of every layer; a ReLU after all but the last."""
+    found = [x]
+    for number, (w, b) in enumerate(layers, 1):
+        z = found[-1] @ w.T + b
+        found.append(z if number == len(layers) else np.maximum(z, 0))
+    return found
+
+
+def _gradients(layers, x, y):
+    """Of the mean cross-entropy, for every weight and bias."""
+    *inputs, z = _outputs(layers, x)
+    back = np.exp(z - z.max(axis=1, keepdims=True))
+    back /= back.sum(axis=1, keepdims=True)
+    back[np.arange(len(y)), y] -= 1
+    back /= np.float32(len(y))
+    found = []
+    for (w, _), a in zip(reversed(layers), reversed(inputs), strict=True):
+        found += [back.sum(axis=0), back.T @ a]
+        back = (back @ w) * (a > 0)
+    return found[::-1]

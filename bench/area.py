@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from gradmill_hw.config import SIM, get_config
+from gradmill_hw.config import TILE, get_config
 from gradmill_hw.control.control import ControlPath
 from gradmill_hw.emit import emit
 from gradmill_hw.matrix.matrix import MatrixUnit
@@ -103,7 +103,7 @@ def main():
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.area", description=__doc__)
     parser.add_argument("units", nargs="*", help=f"some of {', '.join(UNITS)}; all by default")
-    parser.add_argument("--config", default=SIM.name)
+    parser.add_argument("--config", default=TILE.name)
     parser.add_argument("--family", choices=[*_SYNTH, "both"], default="both")
     arguments = parser.parse_args()
     config, console = get_config(arguments.config), Console(width=110)

@@ -1,7 +1,7 @@
 """One training step of the MLP 64-128-10 at batch 32: the five products, and the whole step."""
 
 import numpy as np
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from rich.table import Table
 
 import gradmill as gm
@@ -13,7 +13,7 @@ PRODUCTS = (32 * 64 * 128, 32 * 128 * 10, 32 * 10 * 128, 10 * 32 * 128, 128 * 32
 
 def run(console):
     """Print utilisation and where the cycles went."""
-    config, macs = SIM, sum(PRODUCTS)
+    config, macs = TILE, sum(PRODUCTS)
     rng = np.random.default_rng(0)
     x, y = rng.random((BATCH, 64), np.float32), rng.integers(0, 10, BATCH)
     with gm.open("verilator", config) as device:

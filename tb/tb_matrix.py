@@ -7,7 +7,7 @@ import cocotb
 from cocotb.triggers import RisingEdge, Timer
 from cocotb.utils import get_sim_time
 
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.isa import Opcode
 from gradmill_hw.isa_layout import command_layout
 from gradmill_hw.matrix.matrix import MatrixEvents
@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, dut, *, refuse=0.0, hold=0.0, exponents="usual", special=0.1):
         self.dut = dut
-        self.config = SIM.replace(
+        self.config = TILE.replace(
             n=int(cocotb.plusargs["n"]),
             mantissa_bits=int(cocotb.plusargs["mantissa_bits"]),
             bus_bits=64,

@@ -7,7 +7,7 @@ import numpy as np
 from cocotb.triggers import RisingEdge
 from cocotb.utils import get_sim_time
 
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.numeric.quantiser import TileQuantiser
 from tb.bfp_tiles import Traffic
 from tb.stream import pack, stalls, start
@@ -22,7 +22,7 @@ PERIOD_NS = 10
 async def matches_model(dut, gaps):
     n = int(cocotb.plusargs["n"])
     mantissa_bits = int(cocotb.plusargs["mantissa_bits"])
-    quantiser = TileQuantiser(SIM.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits))
+    quantiser = TileQuantiser(TILE.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits))
     shapes = {name: member.shape for name, member in quantiser.signature.members.items()}
     traffic = Traffic(np.random.default_rng(random.getrandbits(32)), n, mantissa_bits, TILES)
     gap = stalls(gaps)

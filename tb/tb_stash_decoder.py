@@ -5,7 +5,7 @@ import random
 import cocotb
 import numpy as np
 from cocotb.triggers import RisingEdge
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.stash.decoder import DecodedRow, RowToDecode
 from gradmill_hw.stash.formats import piece_granules
 from gradmill_hw.stash.parse import View
@@ -42,7 +42,7 @@ async def offer(dut, n, streams, stall):
 @cocotb.parametrize(stall_in=[0.0, 0.5], stall_out=[0.0, 0.7])
 async def matches_model(dut, stall_in, stall_out):
     n = int(cocotb.plusargs["n"])
-    config = SIM.replace(n=n, bus_bits=8 * n)
+    config = TILE.replace(n=n, bus_bits=8 * n)
     rng = np.random.default_rng(random.getrandbits(32))
     runs = random_runs(rng, config, [EVERY[k] for k in rng.permutation(len(EVERY))])
     encoded = [run.encoded(config, plain=True) for run in runs]

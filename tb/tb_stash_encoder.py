@@ -4,7 +4,7 @@ import random
 
 import cocotb
 import numpy as np
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.stash.assemble import Piece
 from gradmill_hw.stash.measure import RowToEncode
 from tb.stash_runs import EVERY, SEED, STEP, random_runs
@@ -15,7 +15,7 @@ from tb.stream import Sink, Source, stalls, start
 @cocotb.parametrize(stall_in=[0.0, 0.5], stall_out=[0.0, 0.7])
 async def matches_model(dut, stall_in, stall_out):
     n = int(cocotb.plusargs["n"])
-    config = SIM.replace(n=n, bus_bits=8 * n)
+    config = TILE.replace(n=n, bus_bits=8 * n)
     rng = np.random.default_rng(random.getrandbits(32))
     runs = random_runs(rng, config, [EVERY[k] for k in rng.permutation(len(EVERY))])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gradmill as gm
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.isa import Class
 from gradmill_hw.regs import COUNTERS, Tier
 from tests.training_like import FAR_BYTES, NEAR_BYTES, SAMPLES, training_like
@@ -26,7 +26,7 @@ def _run(device, iterations):
     {}, {"latency": 1}, {"stall": 0.5}, {"bandwidth": 0.2}, {"latency": 200, "outstanding": 2},
     {"stall": {"r": 0.9, "b": 0.9, "ar": 0.9}},
 ], ids=["plain", "fast", "stalls", "narrow", "slow", "starved"])
-@pytest.mark.parametrize("config", [NANO, SIM], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [NANO, TILE], ids=lambda config: config.name)
 def test_memories_and_counters_are_equal(config, timing):
     sizes = {"near_bytes": NEAR_BYTES, "far_bytes": FAR_BYTES, "seed": 5}
     with gm.open("emulator", config, **sizes) as emulator:
@@ -58,7 +58,7 @@ def test_memories_and_counters_are_equal(config, timing):
 
 @pytest.mark.rtl
 @pytest.mark.parametrize("stall", [0.0, 0.3])
-@pytest.mark.parametrize(("config", "shape"), [(NANO, (50, 90, 45)), (SIM, (130, 70, 90))],
+@pytest.mark.parametrize(("config", "shape"), [(NANO, (50, 90, 45)), (TILE, (130, 70, 90))],
                          ids=["nano", "sim"])
 def test_products_are_equal(config, shape, stall):
     m, k, c = shape

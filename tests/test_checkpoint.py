@@ -12,7 +12,7 @@ import pytest
 
 import gradmill as gm
 from gradmill.checkpoint import read_checkpoint, write_checkpoint
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 
 
 EPOCHS, SIZE, COUNT = 3, 8, 30  # 4 virtual minibatches an epoch, the last one short
@@ -44,7 +44,7 @@ def _train(path, momentum=0.9, every=2, stop=None):
         if len(steps) == stop:
             raise Interrupted
 
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         trainer = _trainer(device, momentum)
         trainer.fit(x, y, epochs=EPOCHS, validation_data=(x[:9], y[:9]), checkpoint=path,
                     checkpoint_every=every, on_step=on_step)
@@ -53,7 +53,7 @@ def _train(path, momentum=0.9, every=2, stop=None):
 
 def _resume(path, every=2):
     x, y = _data()
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         trainer = gm.Trainer.load(path, device)
         trainer.resume(x, y, validation_data=(x[:9], y[:9]), checkpoint=path,
                        checkpoint_every=every)
@@ -76,12 +76,12 @@ def whole(tmp_path_factory):
 
 def test_save_and_load(tmp_path):
     x, y = _data()
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         trainer = _trainer(device, level1="bf16")
         trainer.fit(x, y, epochs=1)
         trainer.save(tmp_path / "deep" / "checkpoint")
         expected = trainer.predict(x)
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         loaded = gm.Trainer.load(tmp_path / "deep" / "checkpoint", device)
         assert loaded.predict(x).tobytes() == expected.tobytes()
         for name in ("level1", "seed", "virtual_minibatch", "sub_minibatch", "optimizer", "loss",
@@ -157,7 +157,7 @@ def test_damaged_run_resumes_from_the_checkpoint_before(tmp_path, whole):
 
 
 def test_there_is_no_checkpoint(tmp_path):
-    with gm.open("emulator", SIM) as device, \
+    with gm.open("emulator", TILE) as device, \
             pytest.raises(gm.CheckpointError, match="is not a checkpoint"):
         gm.Trainer.load(tmp_path / "nothing", device)
 
@@ -192,13 +192,13 @@ def test_a_stop_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch, m
 
 _CHILD = """
 import sys
-from tests.test_checkpoint import _data, _trainer, EPOCHS, SIM, gm
+from tests.test_checkpoint import _data, _trainer, EPOCHS, TILE, gm
 x, y = _data()
 def on_step(trainer, batch, batches):
     print(flush=True)
     if trainer.epoch * batches + batch == 9:
         sys.stdin.read()  # until killed
-with gm.open("emulator", SIM) as device:
+with gm.open("emulator", TILE) as device:
     trainer = _trainer(device)
     trainer.fit(x, y, epochs=EPOCHS, validation_data=(x[:9], y[:9]), checkpoint=sys.argv[1],
                 checkpoint_every=1, on_step=on_step)

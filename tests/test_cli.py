@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 import gradmill as gm
 from gradmill.checkpoint import read_checkpoint
+from gradmill.cli.beside import beside
 from gradmill.cli import app
 from gradmill.datasets import TASKS, Task
 from gradmill_hw.config import CONFIGS
@@ -50,10 +52,10 @@ def _with_tiny_task(monkeypatch):
 
 
 def test_train_writes_report_plot_and_checkpoint(tmp_path):
-    text = _train(tmp_path / "run", "--epochs", 1, task="digits")
+    text = _train(tmp_path / "run", "--config", "tile", "--epochs", 1, task="digits")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report.keys() >= FIELDS
-    assert report["device"] == "emulator" and report["config"]["name"] == "sim"
+    assert report["device"] == "emulator" and report["config"]["name"] == "tile"
     assert report["epochs"] == len(report["train_loss"]) == len(report["validation"]) == 1
     assert report["test_accuracy"] > 0.7 and f"{report['test_accuracy']:.2%}" in text
     assert report["bit_exact_to_emulator"] is None and report["utilisation"] is None
@@ -71,19 +73,19 @@ def test_train_writes_report_plot_and_checkpoint(tmp_path):
 
 def test_options_reach_the_trainer(tmp_path):
     _train(tmp_path, "--n", 4, "-B", 6, "-M", 2, "--lr", 0.25, "--momentum", 0, "--seed", 7,
-           "--level1", "bf16", "--epochs", 3)
+           "--decay", 0.5, "--level1", "bf16", "--epochs", 3)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["config"]["n"] == 4
     assert report["seed"] == 7 and report["epochs"] == 3
-    assert report["settings"] == {"lr": 0.25, "momentum": 0.0, "virtual_minibatch": 6,
-                                  "sub_minibatch": 2, "epochs": 3}
+    assert report["settings"] == {"lr": 0.25, "momentum": 0.0, "decay": 0.5,
+                                  "virtual_minibatch": 6, "sub_minibatch": 2, "epochs": 3}
     arrays, state = read_checkpoint(tmp_path / "checkpoint")
     assert state["level1"] == "bf16" and state["seed"] == 7
     assert not [name for name in arrays if name.startswith("momentum.")]
 
     job = _tiny(7)
     with gm.open("emulator", gm.get_config("sim").replace(n=4, bus_bits=128)) as device:
-        gm.Trainer(job.model, device, optimizer=gm.SGD(lr=0.25), virtual_minibatch=6,
+        gm.Trainer(job.model, device, optimizer=gm.SGD(lr=0.25, decay=0.5), virtual_minibatch=6,
                    sub_minibatch=2, level1="bf16", seed=7).fit(job.x, job.y, epochs=3)
     for name, values in job.model.state_dict().items():
         assert arrays[name].tobytes() == values.tobytes()
@@ -164,3 +166,24 @@ def test_info_lists_what_there_is():
 def test_help(arguments, words):
     text = _run(*arguments, "--help")
     assert all(word in text for word in words)
+
+
+def test_work_beside_is_waited_for():
+    with beside(lambda go_on: 6 * 7) as result:
+        assert result() == 42
+    with pytest.raises(ZeroDivisionError), beside(lambda go_on: 1 / 0) as result:
+        result()
+
+
+def test_work_beside_ends_when_nobody_waits_any_more():
+    steps = []
+
+    def work(go_on):
+        for step in range(1000):
+            go_on(step)
+            steps.append(step)
+            time.sleep(0.002)
+
+    with pytest.raises(KeyboardInterrupt), beside(work):
+        raise KeyboardInterrupt
+    assert len(steps) < 1000

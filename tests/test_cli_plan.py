@@ -11,7 +11,7 @@ from gradmill.cli import app
 from gradmill.datasets import load_task
 from gradmill.forecast import forecast, one_tile_cycles
 from gradmill.report.plan_figure import plan_lanes
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 
 
 def _plan(*arguments, code=0):
@@ -24,7 +24,7 @@ def _plan(*arguments, code=0):
 
 def test_the_table_is_that_of_the_plan(tmp_path):
     text = _plan("--tiles", 3, "--hidden", "24,16", "-B", 32, "-M", 8, "--out", tmp_path)
-    job, config = load_task("digits", hidden=(24, 16), tiles=3), SIM.replace(tiles=3)
+    job, config = load_task("digits", hidden=(24, 16), tiles=3), TILE.replace(tiles=3)
     loss, optimizer = gm.nn.CrossEntropy(), gm.SGD(lr=0.1, momentum=0.9)
     made = gm.plan(job.model, config, virtual_minibatch=32, sub_minibatch=8)
     expected = forecast(made, job.model, config, loss, optimizer)
@@ -45,13 +45,13 @@ def test_the_table_is_that_of_the_plan(tmp_path):
 
 
 def test_one_tile_needs_no_pipeline():
-    text = _plan("--hidden", 16, "-B", 16, "-M", 16)
+    text = _plan("--tiles", 1, "--hidden", 16, "-B", 16, "-M", 16)
     assert "sequential" in text and "1.00 over one tile" in text and "bubble" in text
 
 
 def test_the_order_is_that_of_the_schedule():
     job = load_task("digits", hidden=(24, 16))
-    made = gm.plan(job.model, SIM.replace(tiles=3), virtual_minibatch=32, sub_minibatch=8)
+    made = gm.plan(job.model, TILE.replace(tiles=3), virtual_minibatch=32, sub_minibatch=8)
     lanes = plan_lanes(gm.planner.simulate(made.schedule, made.costs))
     for tile, lane in enumerate(lanes):
         ordered = sorted(lane, key=lambda entry: entry[2])

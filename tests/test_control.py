@@ -378,7 +378,7 @@ def test_kinds_are_the_units():
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize("name", ["sim", pytest.param("nano", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["tile", pytest.param("nano", marks=pytest.mark.long)])
 def test_under_verilator(tmp_path, name):
     run_bench(
         ControlPath(get_config(name)), "tb.tb_control", tmp_path, seed=1, config=name, jobs=15

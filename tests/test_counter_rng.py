@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.numeric.bfp_model import random_bits
 from gradmill_hw.numeric.counter_rng import CounterRng
 from gradmill_hw.numeric.counter_rng_model import random_rows
@@ -141,7 +141,7 @@ def test_index_decides_not_arrival():
 def test_rtl_matches_model(n, mantissa_bits):
     print(f"seed {SEED}")
     rng = np.random.default_rng(SEED + n)
-    dut = CounterRng(SIM.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits))
+    dut = CounterRng(TILE.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits))
     cycles = 60
     # The key changes from row to row.
     keys = [{"seed": int(rng.integers(0, 1 << 32)), "step": int(rng.integers(0, 1 << 32)),

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.control.csr import RegisterBank, port_name
 from gradmill_hw.regmap import Access
 from gradmill_hw.regs import COUNTER_OFFSET, REGS, TILE_BYTES, UNLOCKED
@@ -15,7 +15,7 @@ OKAY, SLVERR = 0, 2
 
 
 def simulate(scenario, *, seed=1):
-    dut = RegisterBank(SIM, taps=lambda reg: not reg.name.startswith("argument"))
+    dut = RegisterBank(TILE, taps=lambda reg: not reg.name.startswith("argument"))
     rng = random.Random(seed)
 
     async def bench(ctx):
@@ -42,7 +42,7 @@ def test_after_reset():
 
     async def scenario(ctx, dut, host, rng):
         for reg in GENERATED:
-            expected = reg.reset(SIM)
+            expected = reg.reset(TILE)
             assert await host.read_address(reg.offset) == (expected, OKAY), reg.name
         offsets = {reg.offset for reg in GENERATED}
         holes = [offset for offset in range(0, COUNTER_OFFSET, 4) if offset not in offsets]
@@ -64,7 +64,7 @@ def test_random_access(seed):
     """Words written read back masked; outputs follow; inputs are seen; strobes must be whole."""
 
     async def scenario(ctx, dut, host, rng):
-        words = {reg.name: reg.reset(SIM) for reg in GENERATED if reg.stored}
+        words = {reg.name: reg.reset(TILE) for reg in GENERATED if reg.stored}
         for reg in GENERATED:
             for field in reg.fields:
                 if field.access is Access.RO and reg.name != "status":
@@ -152,7 +152,7 @@ def test_frozen_and_locked():
         ctx.set(dut.busy, 1)
         for reg in GENERATED:
             if reg.writable:
-                response = await host.write_address(reg.offset, reg.reset(SIM))
+                response = await host.write_address(reg.offset, reg.reset(TILE))
                 assert response == (OKAY if reg.when == "always" else SLVERR), reg.name
         ctx.set(dut.busy, 0)
         await host.write("far_window2_base_hi", value=0x55)
@@ -185,6 +185,6 @@ def test_stored_writes():
             await watch()
         assert len(copy) == COUNTER_OFFSET // 4
         for reg in GENERATED:
-            assert copy[reg.offset] == (reg.reset(SIM) if reg.stored else 0)
+            assert copy[reg.offset] == (reg.reset(TILE) if reg.stored else 0)
 
     simulate(scenario)

@@ -9,7 +9,7 @@ import pytest
 import gradmill as gm
 from gradmill import datasets, mnist1d
 from gradmill.datasets import TASKS, load_task
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 
 
 MNIST_LABELS = "4e20a130b8dea3b8"
@@ -65,7 +65,7 @@ def test_mnist1d_is_normalised_and_learnable():
 @pytest.mark.parametrize("tiles", [1, 2])
 def test_networks_fit_the_configuration_of_the_simulation(name, tiles):
     task = load_task(name, tiles=tiles)
-    gm.plan(task.model, SIM.replace(tiles=tiles), tiles=tiles, virtual_minibatch=64,
+    gm.plan(task.model, TILE.replace(tiles=tiles), tiles=tiles, virtual_minibatch=64,
             sub_minibatch=task.settings["sub_minibatch"])
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import gradmill as gm
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.isa import Queue
 from gradmill_hw.matrix.matrix_model import matmul
 from gradmill_hw.memory import transfer_model
@@ -77,8 +77,8 @@ def test_programs_give_what_the_models_give():
 
 def test_a_long_training_takes_seconds():
     """About 8,000 instructions of the size that training uses."""
-    with gm.open("emulator", SIM, near_bytes=NEAR_BYTES, far_bytes=FAR_BYTES) as device:
-        device.write_memory(Tier.NEAR, 0, training_like(SIM, 1000).assemble())
+    with gm.open("emulator", TILE, near_bytes=NEAR_BYTES, far_bytes=FAR_BYTES) as device:
+        device.write_memory(Tier.NEAR, 0, training_like(TILE, 1000).assemble())
         start = time.process_time()
         device.run(0, scalars=[1.0])
         assert time.process_time() - start < 10

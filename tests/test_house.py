@@ -45,7 +45,7 @@ import sys
 import numpy as np
 import gradmill as gm
 import gradmill.cli
-with gm.open("emulator", "sim") as device:
+with gm.open("emulator", "tile") as device:
     trainer = gm.Trainer(gm.Sequential(gm.Linear(3, 2)), device, optimizer=gm.SGD(lr=0.1),
                          virtual_minibatch=4, sub_minibatch=2)
     trainer.fit(np.ones((8, 3), np.float32), np.arange(8) % 2, epochs=1)

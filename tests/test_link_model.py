@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.link.link_model import LinkFault, receive, send
 from gradmill_hw.regs import Error
 from tb.link_cases import TAG, new_tile, op_of, random_receive, random_send
@@ -24,7 +24,7 @@ def walk(config, fields):
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("config", [NANO, SIM], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [NANO, TILE], ids=lambda config: config.name)
 def test_rows_arrive(config, seed):
     print(f"{seed=}")
     rng = np.random.default_rng(seed)

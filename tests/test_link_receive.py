@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from amaranth import ResetInserter, Signal
 from amaranth.sim import Simulator
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.isa import Peer
 from gradmill_hw.link.link_model import send
 from gradmill_hw.link.receive import Receive
@@ -166,7 +166,7 @@ class Case:
     [(0, (0, 0)), (0.5, (0, 0)), (0, (0.5, 0.5)), (0.3, (0.3, 0.3)), (0.1, (0.9, 0.9)),
      (0.2, (0.8, 0)), (0.2, (0, 0.8))],
 )  # fmt: skip
-@pytest.mark.parametrize("config", [NANO, SIM], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [NANO, TILE], ids=lambda config: config.name)
 def test_random_commands(config, stall, refuse):
     case = Case(config, np.random.default_rng(23), 8, largest=20)
     bench = Bench(config, seed=6, stall=stall, refuse=refuse).run(case.commands, case.rows())

@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.isa import Peer
 from gradmill_hw.link.link_model import send
 from gradmill_hw.link.send import Send
@@ -117,7 +117,7 @@ def expected(config, commands, tile):
     [(0, (0, 0)), (0.5, (0, 0)), (0, (0.5, 0.5)), (0.3, (0.3, 0.3)), (0.9, (0.1, 0.1)),
      (0.5, (0.8, 0)), (0.5, (0, 0.8)), (0, (0.8, 0)), (0, (0, 0.8))],
 )  # fmt: skip
-@pytest.mark.parametrize("config", [NANO, SIM], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [NANO, TILE], ids=lambda config: config.name)
 def test_random_commands(config, stall, refuse):
     rng = np.random.default_rng(17)
     tile = new_tile(config, rng)

@@ -2,7 +2,7 @@
 
 import pytest
 from amaranth.sim import Simulator
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.link.walk import LinkWalk
 
 
@@ -58,7 +58,7 @@ def command(rows, blocks, op0=0, t_stride=0, op4=0, k_stride=0, masked=1):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [NANO, SIM], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [NANO, TILE], ids=lambda config: config.name)
 @pytest.mark.parametrize(
     ("rows", "blocks"), [(1, 1), (1, 2), (7, 3), (8, 3), (9, 2), (1, 1024), (4099, 1), (2051, 2)]
 )

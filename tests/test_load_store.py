@@ -81,7 +81,7 @@ class LoadStore(wiring.Component):
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize("config, stash", [("nano", 0), ("edge", 0), ("sim", 1), ("nano", 1)])
+@pytest.mark.parametrize("config, stash", [("nano", 0), ("edge", 0), ("tile", 1), ("nano", 1)])
 def test_rtl(tmp_path, config, stash):
     unit = LoadStore(get_config(config).replace(stash=bool(stash)))
     run_bench(unit, "tb.tb_load_store", tmp_path, config=config, stash=stash, phases=6)

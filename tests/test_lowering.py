@@ -13,7 +13,7 @@ from gradmill.lowering.footprint import footprint
 from gradmill.lowering.gemm import Blocking, Stored, product_program, quantise_program
 from gradmill.lowering.layout import Arena, Matrix, Region, pack_rows, unpack_rows
 from gradmill.lowering.programs import assemble
-from gradmill_hw.config import EDGE, NANO, SIM, Config, ConfigError
+from gradmill_hw.config import EDGE, NANO, TILE, Config, ConfigError
 from gradmill_hw.isa import AddSource, Kind, MaskKind, MulSource, Opcode, Queue, Space, token
 from gradmill_hw.sequencer_model import commands
 
@@ -105,7 +105,7 @@ def _instruction(rng, config):
     return opcode, fields
 
 
-@pytest.mark.parametrize("config", [TINY, SIM], ids=["tiny", "sim"])
+@pytest.mark.parametrize("config", [TINY, TILE], ids=["tiny", "sim"])
 def test_footprint_is_that_of_the_addresses_one_by_one(config):
     rng = random.Random(31)
     for _ in range(300):
@@ -208,13 +208,13 @@ def test_missing_tokens_are_races():
 # Programs of the trainer --------------------------------------------------------------------------
 
 CASES = [  # config, widths, B, M, loss, momentum
-    (SIM, (9, 17, 5), 40, 3, gm.CrossEntropy(), 0.9),
-    (SIM, (9, 17, 5), 36, 3, gm.MSE(), 0.0),
+    (TILE, (9, 17, 5), 40, 3, gm.CrossEntropy(), 0.9),
+    (TILE, (9, 17, 5), 36, 3, gm.MSE(), 0.0),
     (NANO, (6, 9, 7, 3), 21, 2, gm.CrossEntropy(), 0.9),
-    (SIM, (70, 130, 20), 30, 4, gm.CrossEntropy(), 0.9),
-    (SIM, (3, 2), 10, 10, gm.CrossEntropy(), 0.9),
-    (SIM, (5, 4), 9, 5, gm.MSE(), 0.5),
-    (SIM, (4, 4), 64, 1, gm.CrossEntropy(), 0.9),
+    (TILE, (70, 130, 20), 30, 4, gm.CrossEntropy(), 0.9),
+    (TILE, (3, 2), 10, 10, gm.CrossEntropy(), 0.9),
+    (TILE, (5, 4), 9, 5, gm.MSE(), 0.5),
+    (TILE, (4, 4), 64, 1, gm.CrossEntropy(), 0.9),
 ]
 
 
@@ -257,7 +257,7 @@ def test_loop_executes_the_unrolled_program_without_races(case, kind, monkeypatc
 
 def test_length_of_a_program_does_not_grow_with_the_virtual_minibatches():
     lengths = set()
-    with gm.open("emulator", SIM, near_bytes=1 << 20) as device:
+    with gm.open("emulator", TILE, near_bytes=1 << 20) as device:
         trainer = _trainer(device, (6, 5, 4), 12, 4, gm.CrossEntropy(), 0.9)
         for count in (5, 8, 300):
             program, = _compile(trainer, "train", 12, count)
@@ -266,10 +266,10 @@ def test_length_of_a_program_does_not_grow_with_the_virtual_minibatches():
 
 
 def test_startup_is_free_of_races():
-    with gm.open("emulator", SIM, near_bytes=1 << 20) as device:
+    with gm.open("emulator", TILE, near_bytes=1 << 20) as device:
         trainer = _trainer(device, (70, 130, 20), 8, 4, gm.CrossEntropy(), 0.9)
         program, = trainer._lowering.startup(trainer._regions)
-        assert races(stream(program), SIM) == []
+        assert races(stream(program), TILE) == []
 
 
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
@@ -284,7 +284,7 @@ def test_products_are_free_of_races(turned):
 
 
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True)])
-@pytest.mark.parametrize("config", [NANO, EDGE, SIM], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [NANO, EDGE, TILE], ids=lambda config: config.name)
 def test_products_from_memory_keep_the_array_busy(config, turned):
     """Little is left to wait for before the first product and after the last."""
     stored = [Stored(128, 128, 0, k << 20, config) for k in (1, 2)]
@@ -293,7 +293,7 @@ def test_products_from_memory_keep_the_array_busy(config, turned):
     assert 128**3 / config.n**2 > 0.96 * predict([program], config).cycles
 
 
-@pytest.mark.parametrize("config", [NANO, EDGE, SIM, SIM.replace(banks=2), SIM.replace(banks=8)],
+@pytest.mark.parametrize("config", [NANO, EDGE, TILE, TILE.replace(banks=2), TILE.replace(banks=8)],
                          ids=["nano", "edge", "sim", "2 banks", "8 banks"])
 @pytest.mark.parametrize("turn", [0, 1])
 def test_last_block_of_a_product_is_stored_from_banks_that_nothing_else_uses(config, turn):
@@ -337,7 +337,7 @@ def test_matrix_blocks():
     assert matrix.from_block(0, 3) == matrix
 
 
-@pytest.mark.parametrize("config", [NANO, SIM, TINY.replace(bus_bits=128)],
+@pytest.mark.parametrize("config", [NANO, TILE, TINY.replace(bus_bits=128)],
                          ids=["nano", "sim", "wide"])
 def test_packed_rows(config):
     rng, n = np.random.default_rng(8), config.n

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.isa import Alternative, MaskKind
 from gradmill_hw.vector.mask import MaskUnit
 
@@ -82,7 +82,7 @@ def test_kinds_and_alternatives(kind, alternative):
     run(NANO, 30, 1, 4, 0, kind, alternative, 0, rng)
 
 
-@pytest.mark.parametrize("config", [NANO, SIM], ids=["n4", "n8"])
+@pytest.mark.parametrize("config", [NANO, TILE], ids=["n4", "n8"])
 @pytest.mark.parametrize("pad", [0, 1])
 @pytest.mark.parametrize("padded", [0, 1])
 @pytest.mark.parametrize(("rows", "cols"), [(5, 19), (1, 7), (8, 0), (4, 12), (3, 65535)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradmill as gm
-from gradmill_hw.config import NANO, SIM, Config, ConfigError
+from gradmill_hw.config import NANO, TILE, Config, ConfigError
 
 
 def _values(matrix, config):
@@ -39,9 +39,9 @@ def _shapes(count, largest, seed):
 
 #: Beyond the memories of nano, 1024 tensor rows of 4: 100 x 70 are 1800 rows.
 SHAPES = [(NANO, (100, 70, 90)), (NANO, (33, 130, 35)), (NANO, (5, 300, 3)), (NANO, (150, 3, 90)),
-          (SIM, (8, 8, 8)), (SIM, (1, 1, 1)), (SIM, (130, 70, 90)),
+          (TILE, (8, 8, 8)), (TILE, (1, 1, 1)), (TILE, (130, 70, 90)),
           *((NANO, shape) for shape in _shapes(6, 60, 1)),
-          *((SIM, shape) for shape in _shapes(6, 150, 2))]
+          *((TILE, shape) for shape in _shapes(6, 150, 2))]
 
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"),
@@ -86,7 +86,7 @@ def test_small_memories(config, transpose):
 ], ids=str)
 def test_memories_that_are_too_small_for_a_block_are_refused(sizes):
     a = _matrix(np.random.default_rng(7), 61, 61)
-    config = SIM.replace(**sizes)
+    config = TILE.replace(**sizes)
     with gm.open("emulator", config) as device:
         with pytest.raises(ConfigError, match="too few for blocks of") as refusal:
             gm.ops.matmul(device, a, a)
@@ -115,21 +115,21 @@ def test_products_on_one_device_do_not_disturb_each_other_or_a_trainer():
     def multiply(device):
         for _ in range(2):
             found = gm.ops.matmul(device, a, a, transpose_b=True)
-            expected = _reference(a, a, False, True, SIM)
+            expected = _reference(a, a, False, True, TILE)
             assert found.tobytes() == expected.tobytes()
 
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         disturbed = train(device, multiply)
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         alone = train(device, lambda device: None)
     assert all(disturbed[name].tobytes() == alone[name].tobytes() for name in alone)
 
 
 def test_views_need_not_be_contiguous():
     a = _matrix(np.random.default_rng(4), 40, 24)
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         found = gm.ops.matmul(device, a[::2, ::-3], a[:8].T[::3][:, ::-1])
-    expected = _reference(a[::2, ::-3].copy(), a[:8].T[::3][:, ::-1].copy(), False, False, SIM)
+    expected = _reference(a[::2, ::-3].copy(), a[:8].T[::3][:, ::-1].copy(), False, False, TILE)
     assert found.tobytes() == expected.tobytes()
 
 
@@ -146,12 +146,12 @@ F32 = np.float32
     (np.full((2, 3), np.inf, F32), np.ones((3, 2), F32), "a has NaN or infinity"),
 ])
 def test_bad_operands_are_refused(a, b, words):
-    with gm.open("emulator", SIM) as device, pytest.raises(ValueError, match=words):
+    with gm.open("emulator", TILE) as device, pytest.raises(ValueError, match=words):
         gm.ops.matmul(device, a, b)
 
 
 def test_product_beyond_near_memory_is_refused_and_leaks_nothing():
-    with gm.open("emulator", SIM, near_bytes=1 << 14) as device:
+    with gm.open("emulator", TILE, near_bytes=1 << 14) as device:
         with pytest.raises(ConfigError, match="larger near_bytes"):
             gm.ops.matmul(device, np.ones((60, 60), F32), np.ones((60, 60), F32))
         assert device.heap.largest == device.heap.size

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.numeric.quantiser import TileQuantiser
 from tb.run import run_bench
 from tb.bfp_tiles import Traffic
@@ -18,7 +18,7 @@ def run(n, mantissa_bits, tiles, gap, seed):
 
     ``gap(rng, row)`` gives the idle cycles before a row.
     """
-    dut = TileQuantiser(SIM.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits))
+    dut = TileQuantiser(TILE.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits))
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
     traffic = Traffic(rng, n, mantissa_bits, tiles)
@@ -94,6 +94,6 @@ def test_pauses():
 @pytest.mark.rtl
 @pytest.mark.parametrize(("n", "mantissa_bits"), [(8, 9), (4, 5)])
 def test_rtl(tmp_path, n, mantissa_bits):
-    config = SIM.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits)
+    config = TILE.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits)
     run_bench(TileQuantiser(config), "tb.tb_quantiser", tmp_path, seed=SEED, n=n,
               mantissa_bits=mantissa_bits)

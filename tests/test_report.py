@@ -15,7 +15,7 @@ from gradmill.forecast import forecast, one_tile_cycles
 from gradmill.report import page, write_page
 from gradmill.report.data import speedup
 from gradmill.timeline import read_trace
-from gradmill_hw.config import CONFIGS, SIM
+from gradmill_hw.config import CONFIGS, TILE
 from tests.browser import lay_out
 from tests.test_pipeline import CHAIN, network
 
@@ -107,7 +107,7 @@ def test_predictions_are_those_of_the_programs_that_run():
 
 def test_a_network_too_large_for_one_tile_has_no_speedup():
     model = network((64, 60, 60, 60))
-    config = SIM.replace(tiles=3, tensor_rows=1024, acc_rows=1024)
+    config = TILE.replace(tiles=3, tensor_rows=1024, acc_rows=1024)
     assert one_tile_cycles(model, config, gm.CrossEntropy(), gm.SGD(lr=0.1),
                            virtual_minibatch=16, sub_minibatch=4) is None
     assert set(speedup(None, 100, 90).values()) == {None}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.isa import FunctionOp
 from gradmill_hw.numeric import functions_model
 from gradmill_hw.vector.shared_functions import SharedFunctions
@@ -14,7 +14,7 @@ ROWS = 40
 
 @pytest.mark.parametrize(("n", "lanes"), [(4, 1), (4, 2), (4, 4), (8, 4), (8, 8)])
 def test_rows(n, lanes):
-    config = SIM.replace(n=n, bus_bits=32 * n, lanes_per_function=lanes)
+    config = TILE.replace(n=n, bus_bits=32 * n, lanes_per_function=lanes)
     dut = SharedFunctions(config)
     rng = np.random.default_rng(10 * n + lanes)
     operands = rng.uniform(0.01, 20, (ROWS, n)).astype(np.float32).view(np.uint32)

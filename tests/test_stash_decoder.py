@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.stash.codec_model import CodecError
 from gradmill_hw.stash.decoder import Decoder
 from gradmill_hw.stash.formats import SLOTS, Format, from_tag
@@ -16,7 +16,7 @@ SEED = 20240902
 
 
 def configuration(n=8, mantissa_bits=9):
-    return SIM.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits)
+    return TILE.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits)
 
 
 def stream(config, encoded):

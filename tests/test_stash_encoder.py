@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.stash.encoder import Encoder
 from gradmill_hw.stash.formats import Format
 from gradmill_hw.stash.tables import PRESETS, STEPS, Table
@@ -15,7 +15,7 @@ SEED = 20240901
 
 
 def configuration(n=8, mantissa_bits=9):
-    return SIM.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits)
+    return TILE.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits)
 
 
 def check(config, runs, *, tables=PRESETS, **options):

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from gradmill import codec
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.stash import codec_model, formats
 from gradmill_hw.stash.elements_model import decode_random, encode_random, from_float, to_float
 from hypothesis import given, settings
@@ -36,7 +36,7 @@ def as_bits(encoded):
 def check(entry, mantissa, exponent, mantissa_bits, key):
     """Model and reference agree on the bits, on the values and on the rows read back."""
     rows, n = mantissa.shape
-    config = SIM.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits)
+    config = TILE.replace(n=n, bus_bits=8 * n, mantissa_bits=mantissa_bits)
     encoded = codec_model.encode_rows(config, entry, mantissa, exponent, key=key)
     tags = [entry.tag] * -(-rows // entry.rows(n))
     bad = [bool(e == 255) for e in exponent]
@@ -96,7 +96,7 @@ def test_every_block_of_its_own_format():
         bad = [bool(e == 255) for e in exponent]
         bits = reference.encode(tags, fractions(mantissa, exponent, 9), bad, None, n)
         raw = np.packbits(np.array(bits, np.uint8), bitorder="little")
-        config = SIM.replace(n=n, bus_bits=8 * n)
+        config = TILE.replace(n=n, bus_bits=8 * n)
         found = codec_model.decode_rows(config, raw, rows)
         expected = reference.to_rows(*reference.decode(bits, rows, n), n, 9)
         assert found[0].tolist() == expected[0] and found[1].tolist() == expected[1]
@@ -106,23 +106,23 @@ def test_every_block_of_its_own_format():
 def test_truncated_blocks_are_named(entry):
     rng = np.random.default_rng([SEED, 2, entry.tag])
     mantissa, exponent = blocks_of_rows(rng, 8, 9, 3 * entry.rows(8))
-    raw = codec_model.encode_rows(SIM, entry, mantissa, exponent).raw
+    raw = codec_model.encode_rows(TILE, entry, mantissa, exponent).raw
     for size in range(0, len(raw), 1 + len(raw) // 40):
         with pytest.raises(codec.CodecError, match="ends after") as caught:
-            codec_model.decode_rows(SIM, raw[:size], len(mantissa))
+            codec_model.decode_rows(TILE, raw[:size], len(mantissa))
         assert 0 <= caught.value.block < 3
 
 
 def test_bad_tags_are_named():
     mantissa, exponent = blocks_of_rows(np.random.default_rng(SEED), 8, 9, 24)
     entry = formats.Format("bfp", 4)
-    raw = codec_model.encode_rows(SIM, entry, mantissa, exponent).raw
+    raw = codec_model.encode_rows(TILE, entry, mantissa, exponent).raw
     second = entry.granules(8, 8)[0]
     for tag in range(256):
         raw[second] = tag
         if formats.from_tag(tag) is None:
             with pytest.raises(codec.CodecError, match=f"block 1: tag {tag:#04x}"):
-                codec_model.decode_rows(SIM, raw, 24)
+                codec_model.decode_rows(TILE, raw, 24)
 
 
 def test_noise_never_crashes():
@@ -130,7 +130,7 @@ def test_noise_never_crashes():
     for _ in range(300):
         raw = rng.integers(0, 256, 200).astype(np.uint8)
         try:
-            mantissa, exponent = codec_model.decode_rows(SIM, raw, 40)
+            mantissa, exponent = codec_model.decode_rows(TILE, raw, 40)
         except codec.CodecError:
             continue
         assert mantissa.shape == (40, 8) and np.abs(mantissa).max() <= 255

@@ -10,13 +10,13 @@ from gradmill.checkpoint import read_checkpoint
 from gradmill.stash_adaptive import AdaptiveState
 from gradmill.stash_auto import Measured
 from gradmill.stash_control import StashControl, describe_policy, policy_from_description
-from gradmill_hw.config import SIM, ConfigError
+from gradmill_hw.config import TILE, ConfigError
 from gradmill_hw.regs import COUNTERS
 from gradmill_hw.stash.formats import Format
 from tests.golden import Golden
 
 
-CODEC = SIM.replace(stash=True)
+CODEC = TILE.replace(stash=True)
 LADDER = ["ubfp(1)/128", "ubfp(2)/64", "mx6/32"]
 SEED = 5
 
@@ -327,7 +327,7 @@ def test_policies_that_do_not_fit_a_network_are_refused():
             with pytest.raises(ConfigError, match="no signs"):
                 gm.Trainer(network(relu=False), device, optimizer=gm.SGD(lr=1),
                            virtual_minibatch=4, sub_minibatch=2, stash=policy)
-    with gm.open("emulator", SIM) as device, pytest.raises(ConfigError, match="no stash codec"):
+    with gm.open("emulator", TILE) as device, pytest.raises(ConfigError, match="no stash codec"):
         trainer(device, gm.AdaptiveStash())
 
 

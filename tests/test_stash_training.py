@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 import gradmill as gm
-from gradmill_hw.config import CARD, NANO, SIM, ConfigError
+from gradmill_hw.config import CARD, NANO, TILE, ConfigError
 from gradmill_hw.regs import COUNTERS
 from gradmill_hw.stash import codec_model
 from gradmill_hw.stash.formats import Format
 from tests.golden import Golden
 
 
-CODEC = SIM.replace(stash=True)
+CODEC = TILE.replace(stash=True)
 CONFIGS = {"sim": CODEC, "nano": NANO.replace(stash=True, acc_rows=2048), "card": CARD}
 SEED = 5
 

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from gradmill_hw.config import CARD, NANO, SIM
+from gradmill_hw.config import CARD, NANO, TILE
 from gradmill_hw.isa import Kind, Opcode
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.regs import Error, Tier
@@ -25,7 +25,7 @@ from tb.transfers import (
 from tests.transfer_bench import TransferBench
 
 
-CODEC = SIM.replace(stash=True)
+CODEC = TILE.replace(stash=True)
 #: Beats of a word, of half and of a quarter; granules below and above a byte.
 CONFIGS = {
     "nano": NANO.replace(stash=True),

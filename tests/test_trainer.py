@@ -5,11 +5,11 @@ import pytest
 
 import gradmill as gm
 from gradmill.datasets import load_task
-from gradmill_hw.config import NANO, SIM, ConfigError
+from gradmill_hw.config import NANO, TILE, ConfigError
 from tests.golden import Golden
 
 
-CONFIGS = {"nano": NANO, "nano6": NANO.replace(mantissa_bits=6, acc_rows=2048), "sim": SIM}
+CONFIGS = {"nano": NANO, "nano6": NANO.replace(mantissa_bits=6, acc_rows=2048), "sim": TILE}
 
 #: config, widths, relu and bias of each layer, B, M, samples, level 1, momentum, loss, scale of x
 CASES = [
@@ -96,16 +96,17 @@ def test_weights_and_losses_equal_the_golden_run(case):
     assert history.train_loss == [sum(n * value for n, value in losses) / count]
 
 
-def test_every_epoch_visits_each_sample_once_in_an_order_of_its_own():
+def test_every_epoch_has_an_order_of_samples_and_a_learning_rate_of_its_own():
     rng = np.random.default_rng(5)
     x, y = _samples(rng, 21, 6, 3, False, 1)
-    model, optimizer = _network((6, 3), (0,), (1,), 5), gm.SGD(lr=0.1)
-    golden = _golden(SIM, model, optimizer, False, 4, "fp32")
-    with gm.open("emulator", SIM) as device:
+    model, optimizer = _network((6, 3), (0,), (1,), 5), gm.SGD(lr=0.1, decay=0.7)
+    golden = _golden(TILE, model, optimizer, False, 4, "fp32")
+    with gm.open("emulator", TILE) as device:
         trainer = gm.Trainer(model, device, optimizer=optimizer, virtual_minibatch=8,
                              sub_minibatch=4, seed=9)
         trainer.fit(x, y, epochs=2)
     for epoch in range(2):
+        golden.lr = 0.1 * 0.7 ** epoch
         order = np.random.default_rng((9, epoch)).permutation(21)
         for start in range(0, 21, 8):
             golden.step(x[order[start:start + 8]], y[order[start:start + 8]])
@@ -115,13 +116,13 @@ def test_every_epoch_visits_each_sample_once_in_an_order_of_its_own():
 def test_prediction_equals_the_golden_forward_pass():
     rng = np.random.default_rng(6)
     model = _network((11, 14, 5), (1, 0), (1, 1), 6)
-    golden = _golden(SIM, model, gm.SGD(lr=1), True, 4, "fp32")
+    golden = _golden(TILE, model, gm.SGD(lr=1), True, 4, "fp32")
     x = rng.normal(size=(43, 11)).astype(np.float32)
     outputs = []
     golden._mse = lambda z, t, batch: (outputs.append(z), (z, np.float32(0)))[1]
     for start in range(0, 43, 4):
         golden._sub_minibatch(x[start:start + 4], np.zeros((4, 5), np.float32), 4, start // 4)
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         trainer = gm.Trainer(model, device, optimizer=gm.SGD(lr=1), virtual_minibatch=8,
                              sub_minibatch=4)
         found = trainer.predict(x)
@@ -139,13 +140,13 @@ def test_two_trainers_share_a_device():
                           optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=10,
                           sub_minibatch=5)
 
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         pair = [trainer(device, seed) for seed in (1, 2)]
         for _ in range(2):
             for each in pair:
                 each.fit(x, y, epochs=1)
     for seed, each in zip((1, 2), pair, strict=True):
-        with gm.open("emulator", SIM) as device:
+        with gm.open("emulator", TILE) as device:
             alone = trainer(device, seed)
             alone.fit(x, y, epochs=2)
         _assert_equal(each.model.state_dict(), alone.model.state_dict())
@@ -153,7 +154,7 @@ def test_two_trainers_share_a_device():
 
 def test_digits_are_learned():
     job = load_task("digits")
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         trainer = gm.Trainer(job.model, device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
                              virtual_minibatch=64, sub_minibatch=64)
         history = trainer.fit(job.x, job.y, epochs=2)
@@ -170,7 +171,7 @@ def _traffic(size, monkeypatch):
     rng = np.random.default_rng(3)
     x, y = _samples(rng, 3 * size, 10, 4, False, 1)
     bytes_at, words_at, writes, starts = [], [], [], []
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         trainer = gm.Trainer(_network((10, 12, 4), (1, 0), (1, 1), 0), device,
                              optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=size,
                              sub_minibatch=4)
@@ -261,7 +262,7 @@ def _trainer(device, **changes):
     ({"model": [gm.Linear(6, 3)]}, "must be a Sequential"),
 ])
 def test_bad_settings_are_refused(changes, words):
-    with gm.open("emulator", SIM) as device, pytest.raises(ValueError, match=words):
+    with gm.open("emulator", TILE) as device, pytest.raises(ValueError, match=words):
         _trainer(device, **changes)
 
 
@@ -289,7 +290,7 @@ Y = np.arange(20) % 3
     (_x(), Y - 1, "labels -1 to 1"),
 ])
 def test_bad_samples_are_refused(x, y, words):
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         trainer = _trainer(device)
         before = trainer.model.state_dict()
         with pytest.raises(ValueError, match=words):
@@ -308,7 +309,7 @@ def test_bad_samples_are_refused(x, y, words):
     (np.full((20, 3), np.nan, np.float32), r"y\[0, 0\] is nan"),
 ])
 def test_bad_targets_are_refused(target, words):
-    with gm.open("emulator", SIM) as device:
+    with gm.open("emulator", TILE) as device:
         trainer = _trainer(device, loss=gm.MSE())
         with pytest.raises(ValueError, match=words):
             trainer.fit(_x(), target, epochs=1)
@@ -319,7 +320,7 @@ def test_bad_targets_are_refused(target, words):
     lambda trainer: trainer.fit(_x(), Y, epochs=1, checkpoint_every=0),
 ])
 def test_bad_lengths_are_refused(call):
-    with gm.open("emulator", SIM) as device, pytest.raises(ValueError, match="at least 1"):
+    with gm.open("emulator", TILE) as device, pytest.raises(ValueError, match="at least 1"):
         call(_trainer(device))
 
 
@@ -330,6 +331,8 @@ def test_bad_lengths_are_refused(call):
     (lambda: gm.SGD(lr=0), "lr=0"),
     (lambda: gm.SGD(lr=float("nan")), "lr=nan"),
     (lambda: gm.SGD(lr=1, momentum=1), "momentum=1"),
+    (lambda: gm.SGD(lr=1, decay=0), "decay=0; give 0 < decay <= 1"),
+    (lambda: gm.SGD(lr=1, decay=1.5), "decay=1.5"),
     (lambda: gm.Sequential(), "first layer must be a Linear"),
     (lambda: gm.Sequential(gm.ReLU()), "first layer must be a Linear"),
     (lambda: gm.Sequential(gm.Linear(2, 3), gm.Linear(4, 5)), "takes 4 inputs.*gives 3"),
@@ -350,11 +353,11 @@ def test_bad_networks_are_refused(make, words):
     ((6, 3), {"virtual_minibatch": 3000, "sub_minibatch": 3000}, "needs 3000.*sub_minibatch"),
 ])
 def test_networks_beyond_the_memories_are_refused(widths, settings, words):
-    with gm.open("emulator", SIM) as device, pytest.raises(ConfigError, match=words):
+    with gm.open("emulator", TILE) as device, pytest.raises(ConfigError, match=words):
         _trainer(device, model=_network(widths, (0,), (1,), 0), **settings)
 
 
 def test_near_memory_that_is_too_small_is_refused():
-    with gm.open("emulator", SIM, near_bytes=8192) as device, \
+    with gm.open("emulator", TILE, near_bytes=8192) as device, \
             pytest.raises(ConfigError, match="larger near_bytes"):
         _trainer(device)

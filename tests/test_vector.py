@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from gradmill_hw.config import CONFIGS, NANO, SIM
+from gradmill_hw.config import CONFIGS, NANO, TILE
 from gradmill_hw.isa import AddOp, AddSource, MaskKind, MulSource
 from gradmill_hw.memory.ports import READ_LATENCY
 from gradmill_hw.vector import vector_model
@@ -14,7 +14,7 @@ from gradmill_hw.vector.vector import VectorUnit
 from tb.run import run_bench
 from tb.vector_random import FIELDS, instruction, random_instruction, random_state
 
-SMALL = SIM.replace(tensor_rows=512, acc_rows=256, mask_rows=128)
+SMALL = TILE.replace(tensor_rows=512, acc_rows=256, mask_rows=128)
 
 
 class ReadMemory:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.isa import AddOp, AddSource, Alternative, FunctionOp, MaskKind, MulSource
 from gradmill_hw.numeric import functions_model
 from gradmill_hw.numeric.counter_rng_model import random_rows as random_bit_rows
@@ -182,7 +182,7 @@ def assert_same(state, expected):
 
 
 @pytest.mark.parametrize("config", [NANO, NANO.replace(mantissa_bits=5),
-                                    SIM.replace(tensor_rows=512, acc_rows=256, mask_rows=256)])
+                                    TILE.replace(tensor_rows=512, acc_rows=256, mask_rows=256)])
 @pytest.mark.parametrize("special", [0.0, 0.15])
 def test_matches_reference(config, special):
     seed = 20 + int(special * 100)
@@ -264,7 +264,7 @@ def test_rows_beyond_a_memory_are_refused():
 
 def test_is_fast():
     """An emulated training run replays more than 100,000 instructions."""
-    state = random_state(SIM, np.random.default_rng(7), special=0)
+    state = random_state(TILE, np.random.default_rng(7), special=0)
     command = instruction(op0=0, op1=1000, op2=2000, rows=256, blocks=1, cols=8, a_step=1,
                           b_step=1, mul=MulSource.SCALAR, scalar0=0x3f000000, write_acc=1,
                           add_source=AddSource.ROW, add_op=AddOp.ADD)

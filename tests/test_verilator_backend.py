@@ -13,14 +13,14 @@ import pytest
 
 import gradmill as gm
 from gradmill.verilator import BusRuleError, Fault, VerilatorDevice, backend, build
-from gradmill_hw.config import EDGE, NANO, SIM
+from gradmill_hw.config import EDGE, NANO, TILE
 from gradmill_hw.regs import VERSION, Tier
 from tests.copy_engine import Misdeed, Register, copy_engine_verilog
 
 
 BYTES = 1 << 16
-WIDE = SIM.replace(n=32, bus_bits=1024, burst_beats=32)
-WIDTHS = {"32": NANO, "64": EDGE, "256": SIM, "1024": WIDE}
+WIDE = TILE.replace(n=32, bus_bits=1024, burst_beats=32)
+WIDTHS = {"32": NANO, "64": EDGE, "256": TILE, "1024": WIDE}
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
-from gradmill_hw.config import CARD, NANO, SIM
+from gradmill_hw.config import CARD, NANO, TILE
 from gradmill_hw.isa import Kind
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.memory.window import DIMENSIONS, WindowCheck
@@ -13,7 +13,7 @@ from gradmill_hw.stash.formats import from_tag
 
 
 CONFIGS = {
-    "sim": SIM,
+    "sim": TILE,
     "edge": NANO.replace(address_bits=32),
     "nano": NANO.replace(stash=True),
     "card": CARD,

@@ -6,7 +6,7 @@ from .isa import CHAIN_QUEUES, TILE_QUEUES, Queue
 from .stash.formats import from_tag
 
 
-__all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "Config", "ConfigError", "get_config"]
+__all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "TILE", "Config", "ConfigError", "get_config"]
 
 
 class ConfigError(ValueError):
@@ -169,14 +169,17 @@ NANO = Config(name="nano", n=4, tensor_rows=1024, acc_rows=512, mask_rows=256, b
 EDGE = Config(name="edge", n=8, tensor_rows=4096, acc_rows=1024, mask_rows=1024, bus_bits=64,
               address_bits=32)
 
-#: What ``make sim`` trains on.
-SIM = Config(name="sim", n=8)
+#: One tile of ``sim``.
+TILE = Config(name="tile", n=8)
+
+#: What ``make sim`` trains on: a chain of four tiles.
+SIM = TILE.replace(name="sim", tiles=4)
 
 #: A large FPGA.
 CARD = Config(name="card", n=16, tensor_rows=16384, acc_rows=4096, mask_rows=4096,
               bus_bits=512, stash=True, copy=True)
 
-CONFIGS = {config.name: config for config in (NANO, EDGE, SIM, CARD)}
+CONFIGS = {config.name: config for config in (NANO, EDGE, TILE, SIM, CARD)}
 
 
 def get_config(config):

@@ -5,9 +5,11 @@ a Config as JSON.
 """
 
 import argparse
+import gc
 import json
 import re
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 from amaranth import *
@@ -27,6 +29,8 @@ _LINT = "".join(f"/* verilator lint_off {rule} */\n" for rule in (
     "CASEINCOMPLETE", "CMPCONST", "WIDTHEXPAND", "WIDTHTRUNC"))
 #: Declarations of values without bits, which nothing refers to.
 _EMPTY = re.compile(r"\n *wire (?:signed )?\[-1:0\] \S+? ?;")
+#: Contents of a memory that is zero at power-up, row by row.
+_ZEROS = re.compile(r" *initial begin\n((?: *(\S+? ?)\[\d+\] = (\d+'h0+);\n)+) *end\n")
 #: Interfaces that FPGA tools connect to the clock.
 _BUSES = "s_axil:m_axi_near:m_axi_far"
 
@@ -41,7 +45,25 @@ def emit(config, component=None, *, name="gradmill"):
         text = _module(Tile(config), TILE_MODULE) + _module(Gradmill(config), name)
     else:
         text = _module(component, name)
-    return _LINT + _EMPTY.sub("", text)
+    return _LINT + _short_zeros(_EMPTY.sub("", text))
+
+
+def _short_zeros(text):
+    """``text`` with a loop for every memory that is cleared row by row.
+
+    Rows of the large memories would be half of the text, and much of the time of whoever reads it.
+    """
+    numbers = count()
+
+    def loop(match):
+        rows, name, zero = match[1].splitlines(), match[2], match[3]
+        if rows != [f"    {name}[{row}] = {zero};" for row in range(len(rows))]:
+            return match[0]
+        return (f"  initial begin : zeros{next(numbers)}\n    integer zeroed;\n"
+                f"    for (zeroed = 0; zeroed < {len(rows)}; zeroed = zeroed + 1)\n"
+                f"      {name}[zeroed] = {zero};\n  end\n")
+
+    return _ZEROS.sub(loop, text)
 
 
 def _module(component, name):
@@ -71,6 +93,7 @@ def main():
     parser.add_argument("--config", required=True, help="name of a configuration, or JSON")
     parser.add_argument("--out", required=True, type=Path, help="file to write")
     arguments = parser.parse_args()
+    gc.disable()  # nothing of a netlist becomes garbage before the end; looking takes a third
     config = (Config(**json.loads(arguments.config)) if arguments.config.startswith("{")
               else get_config(arguments.config))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,8 @@ class Task:
     model : Sequential
         Fresh network.
     settings : dict
-        Defaults: ``lr``, ``momentum``, ``virtual_minibatch``, ``sub_minibatch``, ``epochs``.
+        Defaults: ``lr``, ``momentum``, ``decay``, ``virtual_minibatch``, ``sub_minibatch``,
+        ``epochs``.
     """
 
     x:        np.ndarray
@@ -48,16 +49,16 @@ def _digits(seed, hidden, tiles):
     x = (x / 16).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(x))
     train, test = order[:1437], order[1437:]
-    settings = {"lr": 0.1, "momentum": 0.9, "virtual_minibatch": 64, "sub_minibatch": 32,
-                "epochs": 12}
+    settings = {"lr": 0.1, "momentum": 0.9, "decay": 1.0, "virtual_minibatch": 64,
+                "sub_minibatch": 32, "epochs": 12}
     if tiles > 1:
-        settings["sub_minibatch"] = 8
+        settings |= {"lr": 0.16, "decay": 0.75, "sub_minibatch": 8, "epochs": 8}
     model = _dense((64, *(hidden or _HIDDEN[tiles > 2]), 10), seed)
     return Task(x[train], y[train], x[test], y[test], model, settings)
 
 
-#: Widths of hidden layers for one or two tiles, and for more: about equal work for four.
-_HIDDEN = (128,), (96, 48, 88, 40)
+#: Widths of hidden layers for one or two tiles, and for more.
+_HIDDEN = (128,), (64, 48, 64)
 
 
 def _dense(widths, seed):

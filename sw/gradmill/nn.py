@@ -64,16 +64,25 @@ class SGD:
         Learning rate, positive and finite.
     momentum : float
         0 (no momentum buffer) up to, but excluding, 1.
+    decay : float
+        Factor of the learning rate from each epoch to the next, above 0 up to 1.
     """
 
     lr:       float
     momentum: float = 0.0
+    decay:    float = 1.0
 
     def __post_init__(self):
         if not (np.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"SGD: lr={self.lr!r}; give a positive finite number")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"SGD: momentum={self.momentum!r}; give 0 <= momentum < 1")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"SGD: decay={self.decay!r}; give 0 < decay <= 1")
+
+    def rate(self, epoch):
+        """Learning rate of an epoch, counted from 0."""
+        return self.lr * self.decay ** epoch
 
 
 @dataclass(frozen=True)

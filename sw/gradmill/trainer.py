@@ -202,7 +202,7 @@ class Trainer:
 
     def _scalars(self):
         scalars = [0.0, 0.0]
-        scalars[LEARNING_RATE.register] = -self.optimizer.lr
+        scalars[LEARNING_RATE.register] = -self.optimizer.rate(self.epoch)
         scalars[MOMENTUM.register] = self.optimizer.momentum
         return scalars
 

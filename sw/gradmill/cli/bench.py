@@ -13,7 +13,7 @@ __all__ = ["gemm"]
 
 def gemm(
     sizes: Annotated[list[str] | None, typer.Argument(help="Products as MxKxC.")] = None,
-    config: ConfigName = "sim",
+    config: ConfigName = "tile",
     n: Annotated[int | None, typer.Option(help="Rows and columns of the array.")] = None,
 ) -> None:
     """Cycles of matrix products with operands on chip, beside the bound, for all three variants."""

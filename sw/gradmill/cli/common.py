@@ -11,11 +11,12 @@ from rich.markup import escape
 
 from ..checkpoint import CheckpointError
 from ..errors import GradmillError
+from ..nn import SGD
 
 
 __all__ = ["Backend", "ConfigName", "DeviceName", "Hidden", "Schedule", "Size", "SubMinibatch",
            "Tiles", "VirtualMinibatch", "chosen", "clear_errors", "configured", "console",
-           "numbers"]
+           "numbers", "sgd"]
 
 console = Console()
 
@@ -73,6 +74,11 @@ def chosen(job, virtual_minibatch, sub_minibatch, **others):
     if sub_minibatch is None:
         settings["sub_minibatch"] = min(settings["sub_minibatch"], settings["virtual_minibatch"])
     return settings
+
+
+def sgd(settings):
+    """The optimizer of a task's settings."""
+    return SGD(lr=settings["lr"], momentum=settings["momentum"], decay=settings.get("decay", 1.0))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..datasets import TASKS, load_task
 from ..forecast import forecast, one_tile_cycles
-from ..nn import SGD, CrossEntropy
+from ..nn import CrossEntropy
 from ..planner import simulate
 from ..planning import plan as make_plan
 from ..profiler import profile
@@ -28,6 +28,7 @@ from .common import (
     configured,
     console,
     numbers,
+    sgd,
 )
 
 
@@ -54,7 +55,7 @@ def plan(
         sizes = configured(config, n, tiles)
         job = load_task(task, hidden=hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch)
-        loss, optimizer = CrossEntropy(), SGD(lr=settings["lr"], momentum=settings["momentum"])
+        loss, optimizer = CrossEntropy(), sgd(settings)
         amounts = {name: settings[name] for name in ("virtual_minibatch", "sub_minibatch")}
         made = make_plan(job.model, sizes, tiles=tiles, schedule=schedule, loss=loss,
                          optimizer=optimizer, **amounts)

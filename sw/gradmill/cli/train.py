@@ -1,7 +1,7 @@
 """``gradmill train``: a run with its report."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..backends import open_device
 from ..datasets import TASKS, load_task
-from ..nn import SGD, CrossEntropy, Sequential
+from ..nn import CrossEntropy, Sequential
 from ..report import (
     differences,
     performance,
@@ -25,6 +25,7 @@ from ..report import (
 from ..stash_text import HELP, parse_stash
 from ..timeline import record
 from ..trainer import Trainer
+from .beside import beside
 from .common import (
     Backend,
     ConfigName,
@@ -40,6 +41,7 @@ from .common import (
     configured,
     console,
     numbers,
+    sgd,
 )
 
 
@@ -62,6 +64,8 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option()] = None,
+    decay: Annotated[float | None, typer.Option(help="Factor of the learning rate from epoch to "
+                                                "epoch.")] = None,
     virtual_minibatch: VirtualMinibatch = None,
     sub_minibatch: SubMinibatch = None,
     level1: Annotated[str, typer.Option(help="Format of level 1: fp32 or bf16.")] = "fp32",
@@ -85,23 +89,26 @@ def train(
 ) -> None:
     """Train a network and write report.html, report.json, timeline.json and a checkpoint to OUT.
 
-    Samples are real data; losses are computed on the device. With the verilator device the same run
-    is repeated on the emulator at the end and every weight and counter is compared by bits.
+    Samples are real data; losses are computed on the device. With the verilator device the emulator
+    trains the same at the same time; at the end every weight and counter is compared by bits.
     """
     with clear_errors():
         policy = parse_stash(stash, rounding=stash_rounding, interval=stash_interval)
         sizes = configured(config, n, tiles, stash=policy is not None)
         job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
-                          momentum=momentum)
+                          momentum=momentum, decay=decay)
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
                "schedule": schedule, "stash": policy}
 
         started = time.perf_counter()
-        with open_device(device.value, sizes, **options) as machine:
+        with ExitStack() as stack:
+            machine = stack.enter_context(open_device(device.value, sizes, **options))
             ready = time.perf_counter()
+            compared = check and device is Backend.verilator and not resume
+            reference = compared and stack.enter_context(_on_emulator(job, sizes, settings, how))
             trainer = _trainer(job, machine, settings, how, resume and out)
             timeline = _fit(trainer, job, settings, out, resume, f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
@@ -112,10 +119,8 @@ def train(
                 "settings": settings | _settings(trainer), **results,
                 "build_seconds": ready - started, "wall_seconds": seconds,
                 "cycles_per_second": machine.counters()["cycles"] / seconds,
-                "bit_exact_to_emulator": None,
+                "bit_exact_to_emulator": _same(trainer, reference) if compared else None,
             }
-            if check and device is Backend.verilator and not resume:
-                report["bit_exact_to_emulator"] = _compare(trainer, job, settings, how)
         write_report(out, report)
         _write_timeline(out / "timeline.json", timeline, report)
         page = write_page(out)
@@ -139,7 +144,7 @@ def _results(trainer, timeline):
 
 def _settings(trainer):
     """What a resumed run goes on with, whatever the options say."""
-    return {"lr": trainer.optimizer.lr, "momentum": trainer.optimizer.momentum,
+    return {**asdict(trainer.optimizer),
             "virtual_minibatch": trainer.virtual_minibatch, "sub_minibatch": trainer.sub_minibatch}
 
 
@@ -157,7 +162,7 @@ def _trainer(job, machine, settings, how, folder):
         return Trainer.load(folder / "checkpoint", machine, tiles=how["tiles"],
                             schedule=how["schedule"])
     return Trainer(job.model, machine, loss=CrossEntropy(),
-                   optimizer=SGD(lr=settings["lr"], momentum=settings["momentum"]),
+                   optimizer=sgd(settings),
                    virtual_minibatch=settings["virtual_minibatch"],
                    sub_minibatch=settings["sub_minibatch"], **how)
 
@@ -168,7 +173,7 @@ def _fit(trainer, job, settings, out, resume, title):
                TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
     with ExitStack() as recording, Progress(*columns, console=console) as progress:
         clocked = hasattr(trainer.device, "record_activity")
-        timeline = recording.enter_context(record(trainer.device)) if clocked and out else None
+        timeline = recording.enter_context(record(trainer.device)) if clocked else None
         last = settings["epochs"]
         bar = progress.add_task(title, total=None, state="")
 
@@ -183,7 +188,7 @@ def _fit(trainer, job, settings, out, resume, title):
                             completed=running.epoch * batches + batch + 1, state=state)
 
         rest = {"validation_data": (job.x_test, job.y_test), "on_step": on_step,
-                "checkpoint": out / "checkpoint" if out else None}
+                "checkpoint": out / "checkpoint"}
         if resume:
             trainer.resume(job.x, job.y, **rest)
         else:
@@ -191,13 +196,25 @@ def _fit(trainer, job, settings, out, resume, title):
     return timeline
 
 
-def _compare(trainer, job, settings, how):
-    """Whether the emulator ends with the same bits."""
+@contextmanager
+def _on_emulator(job, config, settings, how):
+    """Train the same on the emulator meanwhile; yields a function that waits for the trainer."""
     fresh = replace(job, model=Sequential(*job.model.layers, seed=how["seed"]))
-    with open_device("emulator", trainer.device.config) as machine:
-        reference = _trainer(fresh, machine, settings, how, None)
-        _fit(reference, job, settings, None, False, "the same on the emulator")
-        different = differences(trainer, reference)
+    with open_device("emulator", config) as machine:
+        def fit(go_on):
+            reference = _trainer(fresh, machine, settings, how, None)
+            reference.fit(job.x, job.y, epochs=settings["epochs"], on_step=go_on,
+                          validation_data=(job.x_test, job.y_test))
+            return reference
+
+        with beside(fit) as result:
+            yield result
+
+
+def _same(trainer, reference):
+    """Whether the emulator ends with the same bits."""
+    with console.status("the same on the emulator"):
+        different = differences(trainer, reference())
     for name in different:
         console.print(f"[red]differs from the emulator: {name}[/red]")
     return not different
@@ -205,14 +222,19 @@ def _compare(trainer, job, settings, how):
 
 def _summary(report, page):
     table = Table(show_header=False, title=f"{report['task']} on {report['device']}")
-    utilisation, cycles = report["utilisation"], report["pipeline"]["cycles_per_virtual_minibatch"]
+    utilisation, chain = report["utilisation"], report["pipeline"]
+    cycles, shares = chain["cycles_per_virtual_minibatch"], [tile["utilisation"]
+                                                             for tile in chain["tiles"]]
     for name, value in (
         ("test accuracy", f"{report['test_accuracy']:.2%}"),
+        ("schedule", f"{chain['schedule']}, {len(shares)} of {report['config']['tiles']} tiles"),
         ("cycles", f"{report['cycles']:,}" if report["cycles"] else "no clock"),
         ("of a virtual minibatch", f"{cycles['predicted']:,.0f} predicted" + (
             f", {cycles['measured']:,.0f} measured" if cycles["measured"] else "")),
         ("useful MACs", f"{report['macs']:,}"),
         ("utilisation", "" if utilisation is None else f"{utilisation:.1%} of n·n·tiles·cycles"),
+        ("of each tile", "" if utilisation is None else " ".join(f"{s:.1%}" for s in shares)),
+        ("speed-up over one tile", _speedup(chain["speedup"])),
         ("stashed activations", f"{report['stash']['bits_per_value']:.3f} bits each, "
          f"{len(report['stashing']['switches']) - 1} switches" if report["stash"] else "on chip"),
         ("seconds", f"{report['wall_seconds']:.1f} (build {report['build_seconds']:.1f})"),
@@ -223,3 +245,11 @@ def _summary(report, page):
         table.add_row(name, value)
     console.print(table)
     console.print(f"report {page}, from report.json beside it", soft_wrap=True, highlight=False)
+
+
+def _speedup(factors):
+    predicted, measured = (factors[f"{name}_over_one_tile_predicted"]
+                           for name in ("predicted", "measured"))
+    if predicted is None:
+        return "the network does not fit one tile"
+    return f"{predicted:.2f} predicted" + (f", {measured:.2f} measured" if measured else "")
