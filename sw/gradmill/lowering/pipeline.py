@@ -206,7 +206,7 @@ class Lowering:
         nothing but the bases, so they are interleaved in the same way."""
         tiles = [kind(Emitter(buffers, **self._rounding), batch, bases, *rest)
                  for buffers in self.buffers]
-        if issubclass(kind, TrainTile):
+        if isinstance(tiles[0], TrainTile):
             for tile, stash in zip(tiles, self.stashes, strict=False):
                 tile.stash = stash
         codes, steps = [tile.emit.code for tile in tiles], []
