@@ -54,7 +54,7 @@ def random_rows(rng, rows, n, *, special=0.1):
 
 def random_state(config, rng, *, special=0.1):
     """Memories full of random rows."""
-    n, limit = config.n, config.mantissa_max
+    n, limit = config.n, (1 << config.mantissa_bits - 1) - 1
     exponent = rng.integers(110, 140, config.tensor_rows)
     exponent = np.where(rng.random(config.tensor_rows) < special,
                         rng.choice([0, 1, 5, 8, 9, 253, 254, 255], config.tensor_rows), exponent)

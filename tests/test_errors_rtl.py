@@ -133,6 +133,9 @@ CASES = {
         "RANGE", Queue.MATRIX, [SLOW_MATMUL, _matmul(m=1), _matmul(op0=LAST_TENSOR + 1)], 2, None),
     "weights of the third product": Case(
         "RANGE", Queue.MATRIX, [SLOW_MATMUL, _matmul(m=1), _matmul(op1=LAST_TENSOR + 1)], 2, None),
+    "rows of a product after the weights of the next": Case(
+        "RANGE", Queue.MATRIX, [_matmul(m=64, a_stride_m=NANO.n, op0=NANO.tensor_rows - 56),
+                                _matmul(op1=LAST_TENSOR + 1)], 0, None),
     "rows of the third store": Case(
         "RANGE", Queue.STORE, [_store(run=8), _store(), _store(op0=LAST_ACC + 1)], 2,
         LAST_ACC + 1),

@@ -7,7 +7,6 @@ from amaranth import Value
 from amaranth.lib import data
 from amaranth.sim import Simulator
 from gradmill_hw.memory.fifo import StreamFifo
-from gradmill_hw.memory.skid import SkidBuffer
 
 
 SEED = 11
@@ -19,8 +18,6 @@ QUEUES = {
     "odd": lambda: StreamFifo(PAIR, depth=5),
     "unbuffered": lambda: StreamFifo(PAIR, depth=4, buffered=False),
     "register": lambda: StreamFifo(12, depth=1, buffered=False),
-    "skid": lambda: SkidBuffer(12),
-    "skid of pairs": lambda: SkidBuffer(PAIR),
 }
 
 
@@ -69,7 +66,7 @@ def test_order(name, stall_in, stall_out):
 
 
 @pytest.mark.parametrize(
-    ("name", "latency"), [("fifo", 2), ("odd", 2), ("unbuffered", 1), ("skid", 1)]
+    ("name", "latency"), [("fifo", 2), ("odd", 2), ("unbuffered", 1)]
 )
 def test_full_rate(name, latency):
     words = list(range(40))

@@ -3,9 +3,11 @@
 import ast
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from gradmill_hw.config import CONFIGS
 
@@ -96,6 +98,16 @@ def test_models_share_no_code_with_the_circuits():
             shared = "_model", "tables", "formats"
             wrong = {name for name in names - contract if not name.endswith(shared)}
             assert not wrong, f"{path.name} imports {wrong}"
+
+
+def test_a_wheel_holds_every_file_of_the_packages(tmp_path):
+    wheel, = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    wanted = {str(path.relative_to(folder)) for folder in (ROOT / "hw", ROOT / "sw")
+              for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert any(name.endswith(".html") for name in wanted)
+    assert wanted <= held, wanted - held
 
 
 def test_files_are_short():

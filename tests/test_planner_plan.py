@@ -53,7 +53,7 @@ def test_more_tiles_are_faster_and_one_tile_never_waits():
     assert cycles[0] > 1.8 * cycles[1] > 3 * cycles[2]
     alone = make_plan(profile(), 1, virtual_minibatch=256, sub_minibatch=16)
     assert alone.bubble == 0 and alone.sets == (1,)
-    assert alone.cycles == alone.makespan == alone.bound == alone.partition.bottleneck
+    assert alone.cycles == alone.makespan == alone.bound == alone.partition.loads[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -128,11 +128,6 @@ class Config:
         return self.n.bit_length() - 1
 
     @property
-    def mantissa_max(self):
-        """Largest mantissa; the smallest is its negative."""
-        return (1 << (self.mantissa_bits - 1)) - 1
-
-    @property
     def beat_bytes(self):
         """Bytes of one bus beat."""
         return self.bus_bits // 8

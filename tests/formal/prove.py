@@ -32,7 +32,7 @@ from pathlib import Path
 from amaranth.back import rtlil
 
 
-__all__ = ["Proof", "ProofFailed", "assert_no_path", "prove"]
+__all__ = ["Proof", "ProofFailed", "assert_no_path", "prove", "run_yosys"]
 
 _NATIVE = find_spec("pyosys") is not None
 _PYOSYS = """
@@ -124,6 +124,11 @@ def _run(command, cwd, timeout_s):
 def _yosys(component, passes, cwd, timeout_s, platform):
     """Run ``passes`` over ``component``; returns whether all succeeded, and the log."""
     Path(cwd, "design.il").write_text(rtlil.convert(component, name="top", platform=platform))
+    return run_yosys(passes, cwd, timeout_s)
+
+
+def run_yosys(passes, cwd, timeout_s=300):
+    """Run a script of Yosys in ``cwd``; returns whether all succeeded, and the log."""
     Path(cwd, "script.ys").write_text(passes)
     if _NATIVE:
         command = [sys.executable, "-c", _PYOSYS, "script.ys"]

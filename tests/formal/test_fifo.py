@@ -6,7 +6,6 @@ from amaranth.hdl import Assert, Cover
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from gradmill_hw.memory.fifo import StreamFifo
-from gradmill_hw.memory.skid import SkidBuffer
 from tests.formal.prove import ProofFailed, assert_no_path, prove
 
 
@@ -139,7 +138,6 @@ QUEUES = {
     "fifo of 3": (lambda: StreamFifo(WIDTH, depth=3), 3, 1),
     "fifo of 2": (lambda: StreamFifo(WIDTH, depth=2), 2, 1),
     "unbuffered fifo": (lambda: StreamFifo(WIDTH, depth=3, buffered=False), 3, 0),
-    "skid buffer": (lambda: SkidBuffer(WIDTH), 2, 0),
 }
 
 
@@ -162,7 +160,7 @@ def test_queue(name):
         ("dead", "refused|i.ready"),
     ],
 )
-@pytest.mark.parametrize("name", ["fifo of 3", "unbuffered fifo", "skid buffer"])
+@pytest.mark.parametrize("name", ["fifo of 3", "unbuffered fifo"])
 def test_broken_queue(name, fault, words):
     queue, capacity, slack = QUEUES[name]
     with pytest.raises(ProofFailed, match=rf"base case failed\n.*({words})"):

@@ -11,6 +11,11 @@ from .unpack import WORD_GRANULES, longest_granules
 __all__ = ["Pack", "StoredRow", "TierBeat"]
 
 
+def _about(config):
+    """What beats know of their run beside its end, named as in :class:`StoredRow`."""
+    return {"tier": 1, **({"coded": 1} if config.stash else {})}
+
+
 class StoredRow(data.StructLayout):
     """One row on its way to memory.
 
@@ -23,8 +28,10 @@ class StoredRow(data.StructLayout):
         Granules: 32, or at most ``longest_granules(config)``.
     last : 1
         Last row of its run.
-    tier, coded : 1
-        Memory tier of the run; whether it is in a stash format.
+    tier : 1
+        Memory tier of the run.
+    coded : 1
+        With the stash codec: whether the run is in a stash format.
     """
 
     def __init__(self, config):
@@ -32,16 +39,16 @@ class StoredRow(data.StructLayout):
             "bits": WORD_GRANULES * config.n,
             "size": range(WORD_GRANULES + 1),
             "last": 1,
-            "tier": 1,
-            "coded": 1,
+            **_about(config),
         })
 
 
 class TierBeat(data.StructLayout):
-    """A beat, ``tier`` and ``coded`` of its run, and whether it is the ``last`` one of it."""
+    """A beat, whether it is the ``last`` one of its run, and ``tier`` and ``coded`` of
+    :class:`StoredRow`."""
 
     def __init__(self, config):
-        super().__init__({"beat": WriteBeat(config), "last": 1, "tier": 1, "coded": 1})
+        super().__init__({"beat": WriteBeat(config), "last": 1, **_about(config)})
 
 
 class Pack(wiring.Component):
@@ -84,7 +91,7 @@ class Pack(wiring.Component):
         full = Signal()
         count = Signal(range(WORD_GRANULES + 1))
         place = Signal(range(WORD_GRANULES))
-        about = Signal(data.StructLayout({"last": 1, "tier": 1, "coded": 1}))
+        about = Signal(data.StructLayout({"last": 1, **_about(config)}))
         straddled = Signal()
         last = Signal()
         taken = Signal()
@@ -117,8 +124,7 @@ class Pack(wiring.Component):
                 last.eq(straddles & row.last),
                 place.eq(Mux(row.last & ~straddles, 0, end)),
                 about.last.eq(row.last & ~straddles),
-                about.tier.eq(row.tier),
-                about.coded.eq(row.coded),
+                *(about[name].eq(row[name]) for name in _about(config)),
             ]
 
         near = self._shift(m, row.bits, place)
@@ -135,7 +141,7 @@ class Pack(wiring.Component):
             bits = slice(k * granule, (k + 1) * granule)
             new = Mux(row.size[-1], row.bits[bits], self._granule(near, place, k))
             # All above `place` is written: the next rows overwrite what is not theirs.
-            with m.If(moved & (place <= k)):
+            with m.If(moved & (place <= k) if k + 1 < WORD_GRANULES else moved):
                 m.d.sync += word[bits].eq(new)
             if k * granule < len(rest):
                 with m.Elif(taken & straddled):
@@ -186,7 +192,7 @@ class Pack(wiring.Component):
                 self.o.valid.eq(full),
                 out.beat.data.eq(word),
                 out.beat.strobe.eq(strobe),
-                *(out[name].eq(about[name]) for name in ("last", "tier", "coded")),
+                *(out[name].eq(about[name]) for name in ("last", *_about(config))),
                 taken.eq(full & self.o.ready),
             ]
             return
@@ -199,8 +205,7 @@ class Pack(wiring.Component):
         sent = Signal.like(about)
         m.d.comb += [
             out.last.eq(sent.last & (part == final)),
-            out.tier.eq(sent.tier),
-            out.coded.eq(sent.coded),
+            *(out[name].eq(sent[name]) for name in _about(config)),
             out.beat.data.eq(sending.word_select(part, config.bus_bits)),
             out.beat.strobe.eq(strobes.word_select(part, config.beat_bytes)),
             ended.eq(self.o.valid & self.o.ready & (part == final)),

@@ -36,7 +36,3 @@ class Fp32(data.Struct):
     @property
     def is_nan(self):
         return self.exp.all() & self.frac.any()
-
-    @property
-    def is_inf(self):
-        return self.exp.all() & ~self.frac.any()

@@ -10,7 +10,7 @@ import numpy as np
 
 
 __all__ = ["CANONICAL_NAN", "add", "add_f32", "flush", "flush_f32", "maximum", "maximum_f32",
-           "minimum", "minimum_f32", "mul", "mul_f32", "round_bf16", "round_bf16_f32"]
+           "minimum", "minimum_f32", "mul", "mul_f32", "round_bf16_f32"]
 
 
 CANONICAL_NAN = np.uint32(0x7FC00000)
@@ -121,8 +121,3 @@ def maximum(a, b):
 def minimum(a, b):
     """:func:`minimum_f32` on storage bits."""
     return minimum_f32(_f32(a), _f32(b)).view(np.uint32)
-
-
-def round_bf16(a):
-    """:func:`round_bf16_f32` on storage bits."""
-    return round_bf16_f32(_f32(a)).view(np.uint32)

@@ -6,7 +6,7 @@ an interval, ``d`` running from -1/2 to 1/2. It meets the function at d = 0 and 
 Chebyshev nodes.
 """
 
-from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 
 
@@ -24,10 +24,6 @@ def _power(exponent):
 
 def _round(value):
     return int(value.to_integral_value(ROUND_HALF_EVEN))
-
-
-def _floor(value):
-    return int(value.to_integral_value(ROUND_FLOOR))
 
 
 def _shortfall(z, below, scale):

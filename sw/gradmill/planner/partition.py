@@ -38,11 +38,6 @@ class Partition:
         """Tiles of all stages."""
         return sum(self.replicas)
 
-    @property
-    def bottleneck(self):
-        """Cycles of the stage that needs most."""
-        return max(self.loads)
-
     def costs(self, profile, *, tail=Fraction(1)):
         """:class:`Costs` of the stages, one tile each; ``tail`` is that of the costs."""
         if any(count > 1 for count in self.replicas):

@@ -37,18 +37,6 @@ class Simulation:
     waiting:  np.ndarray
     period:   float
 
-    def occupancy(self, tile):
-        """``(cycles, sets)``: the activation sets that ``tile`` holds from each of these cycles
-        on. A set lives from the start of its F to the end of its W."""
-        starts, ends = self.start[OpKind.F][:, tile].ravel(), self.end[OpKind.W][:, tile].ravel()
-        cycles = np.unique(np.concatenate([starts, ends]))
-        return cycles, (np.searchsorted(np.sort(starts), cycles, side="right")
-                        - np.searchsorted(np.sort(ends), cycles, side="right"))
-
-    def high_water(self, tile):
-        """Most activation sets that ``tile`` holds at a time."""
-        return int(self.occupancy(tile)[1].max())
-
 
 def simulate(schedule, costs, *, virtual=None):
     """Run ``schedule`` on tiles of the given :class:`Costs`; each operation starts as soon as its
