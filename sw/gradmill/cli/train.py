@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..backends import open_device
 from ..datasets import TASKS, load_task
+from ..memory import FastMemory
 from ..nn import SGD, CrossEntropy, Sequential
 from ..report import (
     differences,
@@ -69,6 +70,12 @@ def train(
     stash: Annotated[str | None, typer.Option(help="Keep hidden activations in near memory in this "
                                               "stash format, as in mask+bfp(3)/64; tiles then have "
                                               "the codec.")] = None,
+    fast_memory: Annotated[str | None, typer.Option(help="Near memory for hidden activations: a "
+                                                    "percentage of them, as in 20%, or bytes; the "
+                                                    "rest goes to far memory and back.")] = None,
+    recompute: Annotated[str | None, typer.Option(help="With --fast-memory: compute activations "
+                                                  "again instead; `optimal`, every so many layers, "
+                                                  "or those whose input is kept: 2,5")] = None,
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -84,14 +91,15 @@ def train(
     is repeated on the emulator at the end and every weight and counter is compared by bits.
     """
     with clear_errors():
-        sizes = configured(config, n, tiles, stash=bool(stash))
+        fast = _fast_memory(fast_memory, recompute)
+        sizes = configured(config, n, tiles, stash=bool(stash), copy=fast is not None)
         job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
                           momentum=momentum)
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
-               "schedule": schedule, "stash": stash and Stash(stash)}
+               "schedule": schedule, "stash": stash and Stash(stash), "fast_memory": fast}
 
         started = time.perf_counter()
         with open_device(device.value, sizes, **options) as machine:
@@ -117,6 +125,19 @@ def train(
         _summary(report, page)
         if report["bit_exact_to_emulator"] is False:
             raise typer.Exit(1)
+
+
+def _fast_memory(size, recompute):
+    """The :class:`FastMemory` that the options describe; ``None`` without."""
+    if size is None:
+        if recompute is not None:
+            raise ValueError(f"--recompute {recompute}: say how much is kept with --fast-memory, "
+                             "as in --fast-memory 20%")
+        return None
+    if recompute and recompute != "optimal":
+        chosen = numbers(recompute.rstrip(","))
+        recompute = chosen if "," in recompute else chosen[0]
+    return FastMemory(int(size) if size.isdecimal() else size, recompute=recompute)
 
 
 def _results(trainer, timeline):
@@ -148,7 +169,7 @@ def _write_timeline(path, timeline, report):
 def _trainer(job, machine, settings, how, folder):
     if folder:
         return Trainer.load(folder / "checkpoint", machine, tiles=how["tiles"],
-                            schedule=how["schedule"])
+                            schedule=how["schedule"], fast_memory=how["fast_memory"])
     return Trainer(job.model, machine, loss=CrossEntropy(),
                    optimizer=SGD(lr=settings["lr"], momentum=settings["momentum"]),
                    virtual_minibatch=settings["virtual_minibatch"],
