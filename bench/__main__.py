@@ -4,12 +4,12 @@ import argparse
 
 from rich.console import Console
 
-from . import accuracy, gemm, pipeline, speed, step
+from . import accuracy, gemm, memory, pipeline, speed, step
 
 
 #: Name -> what it measures; each has ``run(console)``.
-BENCHES = {"gemm": gemm, "step": step, "pipeline": pipeline, "speed": speed,
-           "accuracy": accuracy}
+BENCHES = {"gemm": gemm, "step": step, "pipeline": pipeline, "memory": memory,
+           "speed": speed, "accuracy": accuracy}
 
 
 def main():

@@ -177,17 +177,29 @@ def _trainer(job, machine, settings, how, folder):
 
 
 def _fit(trainer, job, settings, out, resume, title):
-    """Train; returns the :class:`Timeline` of the first start of a device that has a clock."""
+    """Train; returns the :class:`Timeline` of the first start of a device that has a clock, or of
+    the second if the memory manager learns in the first."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
     with ExitStack() as recording, Progress(*columns, console=console) as progress:
         clocked = hasattr(trainer.device, "record_activity")
-        timeline = recording.enter_context(record(trainer.device)) if clocked and out else None
+        timeline = None
+
+        def begin():
+            if clocked and out:
+                return recording.enter_context(record(trainer.device))
+
+        if trainer.memory is None:
+            timeline = begin()
         last = settings["epochs"]
         bar = progress.add_task(title, total=None, state="")
 
         def on_step(running, batch, batches):
-            recording.close()
+            nonlocal timeline
+            if timeline is None:
+                timeline = begin()
+            else:
+                recording.close()
             history = running.history
             state = f"epoch {running.epoch + 1}/{last}"
             if history.validation:

@@ -269,3 +269,13 @@ class Manager:
             running = min((s for s in stages if begins[s] <= end), default=stages[0])
             issue[activation] = min(running + 1, stages[0])
         return issue
+
+    def describe(self):
+        """What was learned and decided, as plain data; sizes in bytes, times in cycles."""
+        return {"fast_bytes": self.count * self.place, "high_bytes": self.high * self.place,
+                "low_bytes": self.low * self.place, "footprint_bytes": self.made * self.place,
+                "most_used_bytes": self.most_used * self.place,
+                "far_bytes_each_way": (self.excess or 0) * self.place,
+                "copy_bytes_per_cycle": self.place / self.copy_cycles if self.copy_cycles else None,
+                "forward_cycles": self.forward, "backward_cycles": self.backward,
+                "fetched_in_backward_of": self._issue}
