@@ -19,7 +19,7 @@ __all__ = ["CONFIG", "Measured", "bound", "measure", "network"]
 
 CONFIG = NANO.replace(copy=True, tensor_rows=4096, acc_rows=8192, mask_rows=4096)
 CODEC = CONFIG.replace(stash=True)
-WIDTHS, VIRTUAL, SUB = (8, *[32] * 8, 8), 128, 32
+WIDTHS, VIRTUAL, SUB = (8, *[32] * 8, 8), 128, 16
 #: Beats per cycle of far memory; near memory has one in each direction.
 FAR = 0.1
 SIZES = (100, 75, 50, 35, 20)
