@@ -4,12 +4,12 @@ import argparse
 
 from rich.console import Console
 
-from . import accuracy, gemm, pipeline, speed, stability, step, utilisation
+from . import accuracy, gemm, memory, pipeline, speed, stability, step, utilisation
 
 
 #: Name -> what it measures; each has ``run(console)``.
 BENCHES = {"gemm": gemm, "step": step, "pipeline": pipeline, "utilisation": utilisation,
-           "stability": stability, "speed": speed, "accuracy": accuracy}
+           "stability": stability, "memory": memory, "speed": speed, "accuracy": accuracy}
 
 
 def main():

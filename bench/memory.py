@@ -19,10 +19,12 @@ __all__ = ["CONFIG", "Measured", "bound", "measure", "network"]
 
 CONFIG = NANO.replace(copy=True, tensor_rows=4096, acc_rows=8192, mask_rows=4096)
 CODEC = CONFIG.replace(stash=True)
-WIDTHS, VIRTUAL, SUB = (8, *[32] * 12, 8), 64, 32
+WIDTHS, VIRTUAL, SUB = (8, *[32] * 8, 8), 128, 16
 #: Beats per cycle of far memory; near memory has one in each direction.
-FAR = 0.25
+FAR = 0.1
 SIZES = (100, 75, 50, 35, 20)
+#: Virtual minibatches that are measured, behind the recorded one.
+_BATCHES = 3
 STASH = gm.Stash("mask+bfp", bits=3, block=64)
 #: Where ``run`` leaves its picture.
 PICTURE = Path("build/bench/memory.svg")
@@ -64,7 +66,7 @@ def network(widths, seed=0):
     return gm.Sequential(*layers[:-1], seed=seed)
 
 
-def measure(config, widths, virtual, sub, *, far=FAR, batches=3, **options):
+def measure(config, widths, virtual, sub, *, far=FAR, batches=_BATCHES, **options):
     """:class:`Measured` for training with ``fast_memory`` and other ``options``."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=((batches + 1) * virtual, widths[0])).astype(np.float32)
@@ -136,29 +138,25 @@ def run(console):
         size = kept.footprint * percent // 100
         found = {}
         for name, (config, options) in _modes(size).items():
-            if name == "compress" and size >= coded.footprint:
-                options = {"fast_memory": "100%", "stash": STASH}
-            found[name] = _measured(config, **options)
+            whole = (coded if name == "compress" else kept).footprint
+            found[name] = _measured(config, **options | ({"fast_memory": "100%"}
+                                                         if size >= whole else {}))
+            console.print(f"{percent} %, {name}: {found[name].cycles:,.0f} cycles")
             curves[name].append(found[name].cycles / kept.cycles - 1)
         offload = found["offload"]
         curves["bound"].append(bound(kept, offload.spilled, CONFIG) / kept.cycles - 1)
         table.add_row(f"{percent} %", *(f"{curve[-1]:+.1%}" for curve in curves.values()),
                       _traffic(offload))
     console.print(table)
-    console.print(f"bound: max(F, f1+o) + max(B, bL+o). compress: {STASH.format}, without the "
-                  f"codec's own cost it would be at {coded.cycles / kept.cycles - 1:+.1%}.")
+    console.print(f"bound: max(F, f1+o) + max(B, bL+o). compress: {STASH.format}, "
+                  f"{coded.footprint / kept.footprint:.0%} of the bytes.")
     console.print(f"picture: {_draw(curves)}")
 
 
 def _traffic(one):
     moved = one.counters["far_read_stash_bytes"] + one.counters["far_write_stash_bytes"]
-    asked = 2 * (one.footprint - one.fast) * _passes_in(one)
+    asked = 2 * (one.footprint - one.fast) * _BATCHES * len(one.passes)
     return f"{moved / asked:.3f}" if asked > 0 else f"{moved} / 0"
-
-
-def _passes_in(one):
-    """Sub-minibatches that the counters saw."""
-    return 3 * len(one.passes)
 
 
 def _draw(curves):

@@ -51,6 +51,28 @@ def _with_tiny_task(monkeypatch):
     monkeypatch.setitem(TASKS, "tiny", _tiny)
 
 
+def test_train_with_a_small_fast_memory(tmp_path):
+    hidden = ("--hidden", "16,16,16,16,16", "--epochs", 1)
+    folders = [tmp_path / name for name in ("kept", "far", "again")]
+    _train(folders[0], *hidden, task="digits")
+    _train(folders[1], *hidden, "--fast-memory", "35%", task="digits")
+    _train(folders[2], *hidden, "--fast-memory", "2000", "--recompute", "optimal", task="digits")
+    reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+    assert reports[0]["train_loss"] == reports[1]["train_loss"] == reports[2]["train_loss"]
+    assert reports[0]["pipeline"]["fast_memory"] is None
+    far, again = (report["pipeline"]["fast_memory"] for report in reports[1:])
+    assert far["far_bytes_each_way"] == far["footprint_bytes"] - far["fast_bytes"] > 0
+    assert set(far["forward_cycles"]) == set(far["backward_cycles"]) == set("012345")
+    assert reports[1]["bytes"]["far"]["stash"]["write"] > 40 * far["far_bytes_each_way"]
+    assert not again["far_bytes_each_way"] and again["fast_bytes"] <= 2000
+    assert reports[2]["macs"] > reports[0]["macs"]
+    text = _train(tmp_path / "x", "--recompute", "2", code=2, task="digits")
+    assert "--fast-memory 20%" in text
+    for wrong in ("20", "0%", "x"):
+        assert "fast_memory" in _train(tmp_path / "x", "--fast-memory", wrong, code=2,
+                                       task="digits")
+
+
 def test_train_writes_report_plot_and_checkpoint(tmp_path):
     text = _train(tmp_path / "run", "--config", "tile", "--epochs", 1, task="digits")
     report = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -34,14 +34,20 @@ class Forecast:
     memory: list
 
 
-def forecast(made, model, config, loss, optimizer, **rounding):
-    """The :class:`Forecast` for a plan of ``model``; see :func:`gradmill.plan`."""
-    lowering = lower(made, model, config, loss, optimizer, **rounding)
-    regions, result = somewhere(model.stages, config, optimizer)
+def forecast(made, model, config, loss, optimizer, *, placed=None, **rounding):
+    """The :class:`Forecast` for a plan of ``model``; see :func:`gradmill.plan`.
+
+    ``placed``: ``(lowering, regions, result)`` of a trainer whose programs depend on what a memory
+    manager has learned; without it, those of a fresh one.
+    """
+    lowering, regions, result = placed or (
+        lower(made, model, config, loss, optimizer, **rounding),
+        *somewhere(model.stages, config, optimizer))
+    far = lowering.memory and lowering.memory.far
     batch = lowering.batch("train", made.virtual_minibatch)
     strides = len(batch.rows) * batch.data_bytes, len(batch.rows) * batch.label_bytes
     few, many = (predict(lowering.train(made.virtual_minibatch, count, strides, regions, result),
-                         config) for count in (_FEW, _MANY))
+                         config, far=far) for count in (_FEW, _MANY))
     cycles = (many.cycles - few.cycles) / (_MANY - _FEW)
     busy = [{queue.name.lower(): (most[queue] - least[queue]) / (_MANY - _FEW) / cycles
              for queue in config.queues} for least, most in zip(few.busy, many.busy, strict=True)]

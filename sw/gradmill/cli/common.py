@@ -46,9 +46,9 @@ SubMinibatch = Annotated[int | None, typer.Option(
     "--sub-minibatch", "-M", help="Samples reduced beside the MACs (level 1).")]
 
 
-def configured(name, n, tiles=None, *, stash=False):
+def configured(name, n, tiles=None, *, stash=False, copy=False):
     """The configuration called ``name`` with other sizes where they are given, and with the codec
-    if it is needed."""
+    and the copy unit if they are needed."""
     config = get_config(name)
     if n is not None and n != config.n:
         config = config.replace(n=n, bus_bits=min(32 * n, 1024))
@@ -56,6 +56,8 @@ def configured(name, n, tiles=None, *, stash=False):
         config = config.replace(tiles=tiles)
     if stash and not config.stash:
         config = config.replace(stash=True)
+    if copy and not config.copy:
+        config = config.replace(copy=True)
     return config
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..backends import open_device
 from ..datasets import TASKS, load_task
+from ..memory import FastMemory
 from ..nn import CrossEntropy, Sequential
 from ..report import (
     differences,
@@ -78,6 +79,13 @@ def train(
     stash_interval: Annotated[int | None, typer.Option(
         min=1, help="Virtual minibatches over whose loss an adaptive stash judges; by default an "
                     "epoch.")] = None,
+    fast_memory: Annotated[str | None, typer.Option(help="Near memory for hidden activations: a "
+                                                    "percentage of them, as in 20%, or bytes; the "
+                                                    "rest goes to far memory and back. One "
+                                                    "tile.")] = None,
+    recompute: Annotated[str | None, typer.Option(help="With --fast-memory: compute activations "
+                                                  "again instead; `optimal`, every so many layers, "
+                                                  "or those whose input is kept: 2,5")] = None,
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -94,14 +102,16 @@ def train(
     """
     with clear_errors():
         policy = parse_stash(stash, rounding=stash_rounding, interval=stash_interval)
-        sizes = configured(config, n, tiles, stash=policy is not None)
+        fast = _fast_memory(fast_memory, recompute)
+        tiles = 1 if tiles is None and fast is not None else tiles
+        sizes = configured(config, n, tiles, stash=policy is not None, copy=fast is not None)
         job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
                           momentum=momentum, decay=decay)
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
-               "schedule": schedule, "stash": policy}
+               "schedule": schedule, "stash": policy, "fast_memory": fast}
 
         started = time.perf_counter()
         with ExitStack() as stack:
@@ -128,6 +138,19 @@ def train(
         _summary(report, page)
         if report["bit_exact_to_emulator"] is False:
             raise typer.Exit(1)
+
+
+def _fast_memory(size, recompute):
+    """The :class:`FastMemory` that the options describe; ``None`` without."""
+    if size is None:
+        if recompute is not None:
+            raise ValueError(f"--recompute {recompute}: say how much is kept with --fast-memory, "
+                             "as in --fast-memory 20%")
+        return None
+    if recompute and recompute != "optimal":
+        chosen = numbers(recompute.rstrip(","))
+        recompute = chosen if "," in recompute else chosen[0]
+    return FastMemory(int(size) if size.isdecimal() else size, recompute=recompute)
 
 
 def _results(trainer, timeline):
@@ -160,7 +183,7 @@ def _write_timeline(path, timeline, report):
 def _trainer(job, machine, settings, how, folder):
     if folder:
         return Trainer.load(folder / "checkpoint", machine, tiles=how["tiles"],
-                            schedule=how["schedule"])
+                            schedule=how["schedule"], fast_memory=how["fast_memory"])
     return Trainer(job.model, machine, loss=CrossEntropy(),
                    optimizer=sgd(settings),
                    virtual_minibatch=settings["virtual_minibatch"],
@@ -168,17 +191,29 @@ def _trainer(job, machine, settings, how, folder):
 
 
 def _fit(trainer, job, settings, out, resume, title):
-    """Train; returns the :class:`Timeline` of the first start of a device that has a clock."""
+    """Train; returns the :class:`Timeline` of the first start of a device that has a clock, or of
+    the second if the memory manager learns in the first."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
     with ExitStack() as recording, Progress(*columns, console=console) as progress:
         clocked = hasattr(trainer.device, "record_activity")
-        timeline = recording.enter_context(record(trainer.device)) if clocked else None
+        timeline = None
+
+        def begin():
+            if clocked and out:
+                return recording.enter_context(record(trainer.device))
+
+        if trainer.memory is None:
+            timeline = begin()
         last = settings["epochs"]
         bar = progress.add_task(title, total=None, state="")
 
         def on_step(running, batch, batches):
-            recording.close()
+            nonlocal timeline
+            if timeline is None:
+                timeline = begin()
+            else:
+                recording.close()
             history = running.history
             state = f"epoch {running.epoch + 1}/{last}"
             if history.validation:

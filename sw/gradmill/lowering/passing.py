@@ -83,9 +83,11 @@ class ActivationMemory:
 
     def store(self, emit, s, m, count):
         """The next ``count`` buffers of the input of stage ``s`` to fast memory."""
-        new, moves = self.manager.produce(s, count)
-        self._copies(emit, moves, m)
-        self._transfers(Opcode.STORE, emit, s, self.runs(emit, s, m), new)
+        most = self.manager.high
+        for start in range(0, count, most):
+            new, moves = self.manager.produce(s, min(most, count - start))
+            self._copies(emit, moves, m)
+            self._transfers(Opcode.STORE, emit, s, self.runs(emit, s, m), new)
 
     def write_back(self, emit, m):
         """Copy what will have to leave."""
@@ -93,15 +95,19 @@ class ActivationMemory:
 
     def load(self, emit, s, m):
         """The input of stage ``s`` on chip."""
-        self._copies(emit, self.manager.fetch(s), m)
-        self._transfers(Opcode.LOAD, emit, s, self.runs(emit, s, m), self.manager.buffers(s))
+        for moves, buffers, more in self.manager.fetch(s):
+            self._copies(emit, moves, m)
+            self._transfers(Opcode.LOAD, emit, s, self.runs(emit, s, m), buffers)
+            if more:
+                self._spoil_freed(emit, buffers, m)
 
     def free(self, emit, s, m):
         """The input of stage ``s`` is not loaded again."""
-        dead = self.manager.release(s)
-        if self._poison is not None:
-            for buffer in dead:
-                self._spoil(emit, Tier.NEAR, buffer.fast, self.runs(emit, s, m))
+        self._spoil_freed(emit, self.manager.release(s), m)
+
+    def _spoil_freed(self, emit, buffers, m):
+        for buffer in buffers if self._poison is not None else ():
+            self._spoil(emit, Tier.NEAR, buffer.fast, self.runs(emit, buffer.activation, m))
 
     def prefetch(self, emit, s, m):
         """Copies that it is time for when backward of stage ``s`` begins."""
@@ -207,7 +213,7 @@ class PassingTile(TrainTile):
         last = first + count == self.emit.buffers.x[0][s + 1].blocks
         if s + 1 in self.memory.plan.kept:
             self._store(s + 1, m, count, last=last)
-            if last:
+            if last or not self.memory.manager.room(count):
                 self.memory.write_back(self.emit, m)
         if last:
             self._boundary(s, "forward")

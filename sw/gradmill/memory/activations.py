@@ -40,7 +40,7 @@ def activation_memory(options, stash, lowering, device):
     place = max(run.nbytes for run in runs.values())
     footprint = place * sum(run.count for run in runs.values())
     largest = max(run.count for run in runs.values())
-    count = options.places(footprint, place, largest)
+    count = options.places(footprint, place)
     plan = _plan(options, stages, int(options.high * count) // largest, config)
     if options.recompute is None and int(options.high * count) * place < footprint:
         _check_far(options, device, footprint, count, place)

@@ -128,6 +128,10 @@ class Manager:
         """Places that are taken."""
         return self.count - len(self._fast)
 
+    def room(self, count):
+        """Whether ``count`` more buffers fit below the high threshold."""
+        return self.used + count <= self.high
+
     # forward --------------------------------------------------------------------------------
 
     def produce(self, activation, count):
@@ -146,7 +150,7 @@ class Manager:
 
     def _make_room(self, count):
         """Above the high threshold, the oldest leave until the low one is met."""
-        if self.used + count <= self.high:
+        if self.room(count):
             return []
         target = max(self.low, count) if not self.learned else self.high
         moves = []
@@ -187,8 +191,18 @@ class Manager:
     # backward -------------------------------------------------------------------------------
 
     def fetch(self, activation):
-        """Moves without which the buffers of ``activation`` are not all in fast memory."""
-        return self._bring(activation)
+        """Yield ``(moves, buffers, more)`` until all buffers of ``activation`` have been there:
+        after the moves these buffers are in fast memory. Where they do not all fit, those that were
+        yielded are dead when the next are asked for."""
+        rest = list(self._alive[activation])
+        while rest:
+            moves = self._bring(activation)
+            ready = [buffer for buffer in rest if buffer.fast is not None]
+            rest = [buffer for buffer in rest if buffer.fast is None]
+            yield moves, ready, bool(rest)
+            if rest:
+                self._alive[activation] = rest
+                self._discard(ready)
 
     def prefetch(self, stage):
         """Moves of earlier activations that it is time for when the backward of ``stage``
@@ -206,20 +220,19 @@ class Manager:
         self.most_used = max(self.most_used, self.used)
         return moves
 
-    def buffers(self, activation):
-        """Buffers of an activation that is alive, all of them in fast memory."""
-        return self._alive[activation]
-
     def release(self, activation):
         """The buffers of ``activation`` are dead; they are returned."""
         dead = self._alive.pop(activation)
+        self._discard(dead)
+        if not self._alive:
+            self._produced = self._evicted = 0
+        return dead
+
+    def _discard(self, dead):
         for buffer in dead:
             self._fast.give(buffer.fast)
             if buffer.far is not None:
                 self._far.give(buffer.far)
-        if not self._alive:
-            self._produced = self._evicted = 0
-        return dead
 
     # what was measured ----------------------------------------------------------------------
 
@@ -256,3 +269,13 @@ class Manager:
             running = min((s for s in stages if begins[s] <= end), default=stages[0])
             issue[activation] = min(running + 1, stages[0])
         return issue
+
+    def describe(self):
+        """What was learned and decided, as plain data; sizes in bytes, times in cycles."""
+        return {"fast_bytes": self.count * self.place, "high_bytes": self.high * self.place,
+                "low_bytes": self.low * self.place, "footprint_bytes": self.made * self.place,
+                "most_used_bytes": self.most_used * self.place,
+                "far_bytes_each_way": (self.excess or 0) * self.place,
+                "copy_bytes_per_cycle": self.place / self.copy_cycles if self.copy_cycles else None,
+                "forward_cycles": self.forward, "backward_cycles": self.backward,
+                "fetched_in_backward_of": self._issue}

@@ -77,16 +77,15 @@ class FastMemory:
         raise ValueError(f"recompute={value!r}: use 'optimal', a number of layers, or the numbers "
                          "of the Linear layers whose input is kept")
 
-    def places(self, footprint, place, least):
-        """Places of ``place`` bytes that fit, for activations of ``footprint`` bytes of which
-        one takes up to ``least`` places."""
+    def places(self, footprint, place):
+        """Places of ``place`` bytes that fit, for activations of ``footprint`` bytes."""
         share = self._share()
         nbytes = self.size if share is None else round(share * footprint)
         count = nbytes // place
-        if int(count * self.high) < least:
-            need = -(-least * place * 1000 // round(1000 * self.high))
+        if int(count * self.high) < 1:
+            need = -(-place * 1000 // round(1000 * self.high))
             raise ConfigError(
                 f"fast_memory={self.size!r} is {nbytes} bytes, of which {self.high:.0%} may be "
-                f"taken, but the largest activation needs {least * place}: give at least {need} "
-                f"bytes ({-(-100 * need // footprint)}% of the activations)")
+                f"taken, but what moves at a time needs {place}: give at least {need} bytes "
+                f"({-(-100 * need // footprint)}% of the activations)")
         return min(count, footprint // place)

@@ -86,7 +86,8 @@ def pipeline(trainer, timeline=None):
     rest = trainer.model, config, trainer.loss, trainer.optimizer
     rounding = {"narrow": trainer.level1 == "bf16",
                 "stochastic": trainer.rounding == "stochastic"}
-    expected = forecast(made, *rest, **rounding)
+    placed = (trainer._lowering, trainer._regions, trainer._losses_at) if trainer.memory else None
+    expected = forecast(made, *rest, placed=placed, **rounding)
     alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
         *rest, virtual_minibatch=made.virtual_minibatch, sub_minibatch=made.sub_minibatch,
         **rounding)
@@ -96,6 +97,7 @@ def pipeline(trainer, timeline=None):
         "cycles_per_virtual_minibatch": {"predicted": expected.cycles, "measured": measured},
         "speedup": speedup(alone, expected.cycles, measured),
         "tiles": [_tile(trainer, tile, expected) for tile in range(len(made.spans))],
+        "fast_memory": trainer.memory and trainer.memory.describe(),
     }
 
 

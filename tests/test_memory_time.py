@@ -1,0 +1,45 @@
+"""Time and traffic of a small fast memory on the RTL, beside their bounds."""
+
+import pytest
+
+import gradmill as gm
+from bench.memory import CONFIG, bound, measure
+
+
+#: widths, B, M, beats per cycle of far memory, fast memory, with what room over the bound
+CASES = [
+    ((8, *[32] * 6, 8), 96, 24, 0.25, "20%"),
+    ((8, 24, 32, 16, 32, 24, 32, 8), 96, 24, 0.2, "35%"),
+    ((6, 16, 24, 32, 32, 24, 16, 4), 128, 32, 0.15, "50%"),
+]
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_time_is_near_the_bound_and_traffic_is_what_does_not_fit(case):
+    widths, virtual, sub, far, fast = CASES[case]
+    kept = measure(CONFIG, widths, virtual, sub, far=far, fast_memory="100%")
+    found = measure(CONFIG, widths, virtual, sub, far=far, fast_memory=fast)
+    for name, value in kept.weights.items():
+        assert found.weights[name].tobytes() == value.tobytes(), name
+    passes = 3 * virtual // sub
+    moved = [found.counters[f"far_{way}_stash_bytes"] for way in ("read", "write")]
+    assert moved == [found.spilled * passes] * 2
+    # The fast memory is a whole number of buffers.
+    assert found.spilled == found.footprint - found.fast
+    assert found.cycles <= 1.05 * bound(kept, found.spilled, CONFIG, far)
+    assert kept.counters["far_read_stash_bytes"] == 0
+
+
+@pytest.mark.rtl
+def test_computing_again_costs_what_was_planned():
+    widths, virtual, sub = (8, *[32] * 6, 8), 96, 24
+    kept = measure(CONFIG, widths, virtual, sub, fast_memory="100%")
+    fast = gm.FastMemory("60%", recompute="optimal")
+    found = measure(CONFIG, widths, virtual, sub, fast_memory=fast)
+    assert not found.counters["far_read_stash_bytes"]
+    more = found.counters["macs"] - kept.counters["macs"]
+    assert more > 0 and more % (32 * 32 * virtual * 3) == 0
+    assert found.cycles <= 1.4 * kept.cycles
+    for name, value in kept.weights.items():
+        assert found.weights[name].tobytes() == value.tobytes(), name
