@@ -4,11 +4,11 @@ import argparse
 
 from rich.console import Console
 
-from . import accuracy, gemm, pipeline, speed, step
+from . import accuracy, gemm, layers, pipeline, speed, step
 
 
 #: Name -> what it measures; each has ``run(console)``.
-BENCHES = {"gemm": gemm, "step": step, "pipeline": pipeline, "speed": speed,
+BENCHES = {"gemm": gemm, "step": step, "pipeline": pipeline, "layers": layers, "speed": speed,
            "accuracy": accuracy}
 
 

@@ -15,6 +15,7 @@ from ..datasets import TASKS, load_task
 from ..nn import SGD, CrossEntropy, Sequential
 from ..report import (
     differences,
+    layers,
     performance,
     pipeline,
     plot_history,
@@ -69,6 +70,11 @@ def train(
     stash: Annotated[str | None, typer.Option(help="Keep hidden activations in near memory in this "
                                               "stash format, as in mask+bfp(3)/64; tiles then have "
                                               "the codec.")] = None,
+    layer_to_layer: Annotated[bool, typer.Option(
+        "--layer-to-layer", help="Execute layer after layer on one tile, with weights from far "
+                                 "memory: for networks that do not fit.")] = False,
+    boundaries: Annotated[str, typer.Option(help="Where --layer-to-layer keeps what passes between "
+                                                 "layers: near or far memory.")] = "near",
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -91,7 +97,8 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
-               "schedule": schedule, "stash": stash and Stash(stash)}
+               "schedule": schedule, "stash": stash and Stash(stash),
+               "layer_to_layer": layer_to_layer, "boundaries": boundaries}
 
         started = time.perf_counter()
         with open_device(device.value, sizes, **options) as machine:
@@ -123,6 +130,7 @@ def _results(trainer, timeline):
     device, history = trainer.device, trainer.history
     return {
         "config": asdict(device.config), "pipeline": pipeline(trainer, timeline),
+        "layer_to_layer": layers(trainer, timeline),
         "train_loss": history.train_loss, "test_loss": history.validation[-1]["loss"],
         "test_accuracy": history.validation[-1]["accuracy"], "validation": history.validation,
         **performance(device.counters(), device.config),
@@ -147,8 +155,8 @@ def _write_timeline(path, timeline, report):
 
 def _trainer(job, machine, settings, how, folder):
     if folder:
-        return Trainer.load(folder / "checkpoint", machine, tiles=how["tiles"],
-                            schedule=how["schedule"])
+        return Trainer.load(folder / "checkpoint", machine, **{
+            name: how[name] for name in ("tiles", "schedule", "layer_to_layer", "boundaries")})
     return Trainer(job.model, machine, loss=CrossEntropy(),
                    optimizer=SGD(lr=settings["lr"], momentum=settings["momentum"]),
                    virtual_minibatch=settings["virtual_minibatch"],

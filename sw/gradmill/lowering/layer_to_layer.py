@@ -69,6 +69,12 @@ class LayerLowering:
             stage, config, optimizer.momentum, lambda name, nbytes, s=s: device.far_heap.allocate(
                 nbytes, f"{name} {s}"), Tier.FAR) for s, stage in enumerate(stages)}
 
+    def weight_bytes(self, layers):
+        """Bytes of what products use of ``layers``: weights in block floating point, biases."""
+        return sum(self.memory.weights[s].nbytes
+                   + (self.regions[s]["bias"].nbytes if "bias" in self.regions[s] else 0)
+                   for s in layers)
+
     def batch(self, kind, size):
         """The :class:`Batch` of ``size`` samples for ``kind`` of program."""
         return Batch.of(kind, size, self.sub, self.stages, self.loss, self.config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from gradmill_hw.isa import Class
 from gradmill_hw.regs import COUNTERS, Tier, byte_counter
 
-from ..forecast import forecast, one_tile_cycles
+from ..forecast import forecast, forecast_layers, one_tile_cycles
 
 
 __all__ = ["differences", "layer_names", "parameters", "performance", "pipeline", "speedup",
@@ -71,8 +71,9 @@ def pipeline(trainer, timeline=None):
     rest = trainer.model, config, trainer.loss, trainer.optimizer
     rounding = {"narrow": trainer.level1 == "bf16",
                 "stochastic": trainer.rounding == "stochastic"}
-    expected = forecast(made, *rest, **rounding)
-    alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
+    resident = not trainer.layer_to_layer
+    expected = forecast(made, *rest, **rounding) if resident else forecast_layers(trainer)
+    alone = expected.cycles if resident and len(made.spans) == 1 else one_tile_cycles(
         *rest, virtual_minibatch=made.virtual_minibatch, sub_minibatch=made.sub_minibatch,
         **rounding)
     measured = timeline and timeline.period(made.schedule.sub_minibatches)
