@@ -9,7 +9,7 @@ from .lowering.layout import somewhere
 from .planning import lower, plan
 
 
-__all__ = ["Forecast", "forecast", "one_tile_cycles"]
+__all__ = ["Forecast", "forecast", "forecast_layers", "one_tile_cycles"]
 
 #: Virtual minibatches of the two programs whose difference is the period.
 _FEW, _MANY = 2, 6
@@ -52,6 +52,17 @@ def forecast(made, model, config, loss, optimizer, *, placed=None, **rounding):
     busy = [{queue.name.lower(): (most[queue] - least[queue]) / (_MANY - _FEW) / cycles
              for queue in config.queues} for least, most in zip(few.busy, many.busy, strict=True)]
     return Forecast(cycles, busy, [buffers.usage() for buffers in lowering.buffers])
+
+
+def forecast_layers(trainer):
+    """The :class:`Forecast` for layer-to-layer execution: of a program, which trains one virtual
+    minibatch."""
+    lowering, config = trainer._lowering, trainer.device.config
+    _, result = somewhere(trainer.model.stages, config, trainer.optimizer)
+    found = predict(lowering.train(trainer.virtual_minibatch, 1, (0, 0), lowering.regions, result),
+                    config)
+    busy = {queue.name.lower(): found.busy[0][queue] / found.cycles for queue in config.queues}
+    return Forecast(found.cycles, [busy], [lowering.buffers[0].usage()])
 
 
 def one_tile_cycles(model, config, loss, optimizer, *, virtual_minibatch, sub_minibatch,

@@ -18,11 +18,13 @@ __all__ = ["Span", "Timeline", "Work", "read_trace", "record"]
 
 
 class Work(StrEnum):
-    """What an instruction of a training program contributes to."""
+    """What an instruction of a training program contributes to; ``WEIGHTS``: the next layer comes
+    from far memory."""
     FORWARD         = "forward"
     DATA_GRADIENT   = "data gradient"
     WEIGHT_GRADIENT = "weight gradient"
     UPDATE          = "update"
+    WEIGHTS         = "weights"
     OTHER           = "other"
 
 
@@ -51,7 +53,11 @@ def _work(opcode, fields):
         return Work.FORWARD if fields["w_transpose"] else Work.DATA_GRADIENT
     if opcode in (Opcode.SEND, Opcode.RECEIVE):
         return Work.DATA_GRADIENT if fields["gradient"] else Work.FORWARD
+    if opcode is Opcode.VECTOR:
+        return Work.UPDATE if fields["scalar0_reg"] else Work.OTHER
     if opcode in (Opcode.LOAD, Opcode.STORE):
+        if fields["cls"] == Class.WEIGHT and opcode is Opcode.LOAD and fields["tier"] == Tier.FAR:
+            return Work.WEIGHTS
         update = fields["cls"] in (Class.WEIGHT, Class.OPTIMIZER)
         return Work.UPDATE if update else Work.OTHER
     return Work.OTHER

@@ -16,6 +16,7 @@ from ..memory import FastMemory
 from ..nn import CrossEntropy, Sequential
 from ..report import (
     differences,
+    layers,
     performance,
     pipeline,
     plot_history,
@@ -86,6 +87,11 @@ def train(
     recompute: Annotated[str | None, typer.Option(help="With --fast-memory: compute activations "
                                                   "again instead; `optimal`, every so many layers, "
                                                   "or those whose input is kept: 2,5")] = None,
+    layer_to_layer: Annotated[bool, typer.Option(
+        "--layer-to-layer", help="Execute layer after layer on one tile, with weights from far "
+                                 "memory: for networks that do not fit.")] = False,
+    boundaries: Annotated[str, typer.Option(help="Where --layer-to-layer keeps what passes between "
+                                                 "layers: near or far memory.")] = "near",
     seed: Annotated[int, typer.Option(help="Key of initial weights and sample order.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.9, help="Probability of a random stall, on "
                                          "every AXI channel of the simulated board.")] = 0.0,
@@ -103,7 +109,8 @@ def train(
     with clear_errors():
         policy = parse_stash(stash, rounding=stash_rounding, interval=stash_interval)
         fast = _fast_memory(fast_memory, recompute)
-        tiles = 1 if tiles is None and fast is not None else tiles
+        if tiles is None and (fast is not None or layer_to_layer):
+            tiles = 1
         sizes = configured(config, n, tiles, stash=policy is not None, copy=fast is not None)
         job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
@@ -111,7 +118,8 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
-               "schedule": schedule, "stash": policy, "fast_memory": fast}
+               "schedule": schedule, "stash": policy, "fast_memory": fast,
+               "layer_to_layer": layer_to_layer, "boundaries": boundaries}
 
         started = time.perf_counter()
         with ExitStack() as stack:
@@ -157,7 +165,7 @@ def _results(trainer, timeline):
     device, history = trainer.device, trainer.history
     return {
         "config": asdict(device.config), "pipeline": pipeline(trainer, timeline),
-        "stashing": stashing(trainer),
+        "stashing": stashing(trainer), "layer_to_layer": layers(trainer, timeline),
         "train_loss": history.train_loss, "test_loss": history.validation[-1]["loss"],
         "test_accuracy": history.validation[-1]["accuracy"], "validation": history.validation,
         **performance(device.counters(), device.config),
@@ -182,8 +190,9 @@ def _write_timeline(path, timeline, report):
 
 def _trainer(job, machine, settings, how, folder):
     if folder:
-        return Trainer.load(folder / "checkpoint", machine, tiles=how["tiles"],
-                            schedule=how["schedule"], fast_memory=how["fast_memory"])
+        return Trainer.load(folder / "checkpoint", machine, **{
+            name: how[name] for name in ("tiles", "schedule", "fast_memory", "layer_to_layer",
+                                         "boundaries")})
     return Trainer(job.model, machine, loss=CrossEntropy(),
                    optimizer=sgd(settings),
                    virtual_minibatch=settings["virtual_minibatch"],

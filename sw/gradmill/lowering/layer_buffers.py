@@ -17,7 +17,9 @@ class LayerBuffers(TileBuffers):
 
     Stages of even and of odd number take turns in two places for weights and biases, for their
     gradients, for inputs and for gradients of outputs: while one stage computes, the next one comes
-    into the other place. Inputs and gradients have two sets, which the sub-minibatches use in turn.
+    into the other place. Inputs and gradients have two sets, which the sub-minibatches use in turn:
+    those of a sub-minibatch lie in two banks, and in the same two of the next one, so that a bias
+    gradient is summed up from one bank while the next product takes its rows from the other.
     Members are those of :class:`TileBuffers`, with every stage of the network.
 
     Parameters
@@ -28,13 +30,21 @@ class LayerBuffers(TileBuffers):
         The network.
     rows : int
         Samples of a sub-minibatch.
+    group : int
+        Sub-minibatches for which a layer is loaded.
     targets : bool
         Whether labels are float32 targets; otherwise one bit for each output.
+
+    Members
+    -------
+    grad : dict
+        Stage number -> :class:`Matrix` in the accumulators: all chunks of ``weight_grad``.
     """
 
-    def __init__(self, config, stages, rows, *, targets=False):
+    def __init__(self, config, stages, rows, group, *, targets=False):
         part = Part(tuple(stages), 0, len(stages) - 1)
         self._begin(config, part, rows)
+        self._group = group
         linear = {s: stages[s].linear for s in part.numbers}
         half, top = config.banks // 2, config.banks - 1
         inner = (half - 1, half)
@@ -46,11 +56,11 @@ class LayerBuffers(TileBuffers):
         self.x = [self._in_turn(
             self._tensor, f"inputs, set {k}", {s: (rows, layer.inputs)
                                                for s, layer in linear.items()},
-            (half, half), align=config.n) for k in range(2)]
+            ((top, top), (half, half))[k], align=config.n) for k in range(2)]
         self.dy = [self._in_turn(
             self._tensor, f"gradients, set {k}", {s: (rows, layer.outputs)
                                                   for s, layer in linear.items()},
-            ((top, inner[0]), (inner[0], top))[k], align=config.n) for k in range(2)]
+            ((half, half), (top, top))[k], align=config.n) for k in range(2)]
         self.signs = [self._in_turn(
             self._mask, f"signs, set {k}", {s: (rows, layer.inputs) for s, layer in linear.items()
                                             if part.masked(s)}, (0, 0)) for k in range(2)]
@@ -58,30 +68,37 @@ class LayerBuffers(TileBuffers):
 
         self.panel_rows = max(min(128, config.acc_rows // 16), rows,
                               *(layer.outputs for layer in linear.values()))
-        self._sums(linear, inner, top)
+        self.panels = [self._acc.take(self.panel_rows, f"product panel {i}", bank=i * top)
+                       for i in range(2)]
+        self._sums(linear, inner)
         self.samples = [self._fp32(f"input samples {k}", rows, linear[0].inputs, inner[k])
                         for k in range(2)]
         self._loss_buffers(linear[part.last].outputs, inner, targets)
-        self.panels = []
-        self._take_panels(top)
+        self._more_panels((0, top), top)
 
     def portions(self, s):
-        """``(first, count)`` of the column blocks in which the weights of stage ``s`` move."""
-        return self.chunks(self.weight[s].blocks, self.weight[s].rows)
+        """``(first, count)`` of the column blocks in which the weights of stage ``s`` move: at most
+        what fills an optimizer panel, and some for all sub-minibatches but one."""
+        total = self.weight[s].blocks
+        size = min(max(1, self.panel_rows // self.weight[s].rows),
+                   -(-total // max(1, self._group - 1)))
+        return [(first, min(size, total - first)) for first in range(0, total, size)]
 
-    def _sums(self, linear, inner, top):
+    def _sums(self, linear, inner):
         """Gradients of parameters, biases, and the optimizer's panels."""
-        config, widest = self.config, max(layer.outputs for layer in linear.values())
-        grads = self._in_turn(self._acc, "weight gradients", {
+        widest = max(layer.outputs for layer in linear.values())
+        grads = self.grad = self._in_turn(self._acc, "weight gradients", {
             s: (layer.outputs, layer.inputs) for s, layer in linear.items()}, inner)
         self.weight_grad = {s: [(first, grads[s].from_block(first, count)) for first, count in
                                 self.chunks(grad.blocks, grad.rows)] for s, grad in grads.items()}
         self.bias, self.bias_grad = (self._in_turn(self._acc, name, {
             s: (1, layer.outputs) for s, layer in linear.items() if layer.bias}, inner)
             for name in ("biases", "bias gradients"))
-        self.optimizer = [self._optimizer_panel(i, top) for i in range(2)]
-        self.wide = self._fp32("gradient in FP32", -(-self.rows // 2), widest,
-                               config.banks // 2)
+        rows = max(count * grads[s].rows for s in grads for _, count in self.portions(s))
+        self.optimizer = [{name: self._acc.take(rows, f"optimizer {name} {i}", bank=bank)
+                           for name, bank in zip(("weight", "momentum"), inner, strict=True)}
+                          for i in range(2)]
+        self.wide = self._fp32("gradient in FP32", -(-self.rows // 2), widest, inner[1])
 
     def _in_turn(self, arena, owner, shapes, banks, *, align=1):
         """Stage -> :class:`Matrix`: those of even and of odd number lie in two places."""
@@ -99,17 +116,15 @@ class LayerBuffers(TileBuffers):
                       for s, (rows, cols) in stages.items()}
         return found
 
-    def _take_panels(self, top):
-        """Product panels, at least two."""
-        while len(self.panels) < _PANELS:
-            i = len(self.panels)
-            try:
+    def _more_panels(self, banks, top):
+        """If there is room, more product panels."""
+        try:
+            while len(self.panels) < _PANELS:
+                i = len(self.panels)
                 self.panels.append(self._acc.take(self.panel_rows, f"product panel {i}",
-                                                  bank=i % 2 * top))
-            except ConfigError:
-                if i < 2:
-                    raise
-                return
+                                                  bank=banks[i % 2]))
+        except ConfigError:
+            return
 
     def _check_tensor(self, linear):
         """Whether the two weight buffers and what is computed from them fit the tensor memory."""

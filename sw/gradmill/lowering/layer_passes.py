@@ -41,7 +41,7 @@ class LayerEmitter(Emitter):
         super().transfer(opcode, *rest, layer=self.layer, **fields)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     """A sub-minibatch in a layer.
 
@@ -52,7 +52,7 @@ class _Slot:
     alone : bool
         Whether it is the only one of its pass: the slot before stores what it loads.
     before, after : list
-        Instructions for other layers, just before and after its work.
+        Instructions for other layers, before and after its work.
     """
 
     loads:  list
@@ -93,7 +93,7 @@ class _Passes:
         del self.emit.code[start:]
         return code
 
-    def run_pass(self, layer, load, work, subs):
+    def run_pass(self, layer, subs, load, work):
         """Append a pass over sub-minibatches ``subs`` and return its slots; ``load`` and ``work``
         are called with layer, sub-minibatch, set and samples."""
         slots = []
@@ -129,14 +129,14 @@ class _Passes:
     def woven(self):
         """All instructions: what a slot needs is loaded before the work of the slot before, unless
         that is what produces it."""
-        slots = self._slots
-        code = [] if slots[0].alone else list(slots[0].loads)
-        for slot, after in zip(slots, [*slots[1:], None], strict=True):
-            if slot.alone:
+        slots, code = self._slots, []
+        for slot, following in zip([None, *slots], [*slots, None], strict=True):
+            if slot is not None and slot.alone:
                 code += slot.loads
-            if after and not after.alone:
-                code += after.loads
-            code += slot.before + slot.work + slot.after
+            if following is not None and not following.alone:
+                code += following.loads
+            if slot is not None:
+                code += slot.before + slot.work + slot.after
         return code
 
     # forward ----------------------------------------------------------------------------------
@@ -173,15 +173,15 @@ class Predict(_Passes):
     def _forward(self, subs):
         last = self.last
         for s in range(last + 1):
-            slots = self.run_pass(s, self.load_inputs, self._compute, subs)
+            slots = self.run_pass(s, subs, self.load_inputs, self._compute)
             if 1 <= s < last:
                 self.fetch(s + 1, slots)
         # The first two layers for the next group or program.
         if last >= 3:
             self.fetch((last - 1) % 2, slots)
         if last >= 2:
-            slots[-1].after += [instruction for _, code in self.arriving(last % 2)
-                                for instruction in code]
+            loads = [instruction for _, code in self.arriving(last % 2) for instruction in code]
+            self._slots.append(_Slot(loads, [], alone=True))
 
     def _compute(self, s, j, k, m):
         self.begin(s, k, m)
@@ -199,17 +199,18 @@ class Train(_Passes):
     def __init__(self, emit, memory, batch, bases, regions, loss, optimizer, result):
         super().__init__(emit, memory, batch, bases, regions)
         self._loss, self._momentum, self._result = loss, optimizer.momentum, result
+        self._steps = []  # slots of the pieces of updates so far
 
     def code(self):
         """The instructions."""
         subs = range(len(self.batch.rows))
         for s in range(self.last):
-            slots = self.run_pass(s, self.load_inputs, self._forward, subs)
+            slots = self.run_pass(s, subs, self.load_inputs, self._forward)
             if s >= 1:
                 self.fetch(s + 1, slots)
-        slots = self.run_pass(self.last, self._load_turn, self._turn, subs)
+        slots = self.run_pass(self.last, subs, self._load_turn, self._turn)
         for s in reversed(range(self.last)):
-            slots = self.run_pass(s, self._load_backward, self._backward, subs)
+            slots = self.run_pass(s, subs, self._load_backward, self._gradients)
             updated = self._update(s + 1, slots)
             if s >= 1:
                 self._fetch_updated(s - 1, s + 1, updated, slots)
@@ -248,18 +249,15 @@ class Train(_Passes):
         for load in (self.memory.gradient, self.memory.inputs, self.memory.signs):
             load(self.emit, Opcode.LOAD, s, j, k, m)
 
-    def _backward(self, s, j, k, m):
-        self._gradients(s, j, k, m)
-
     def _gradients(self, s, j, k, m):
         """Of the layer's input, which goes to memory, and of its parameters, into their sums."""
-        emit, first = self.emit, j == 0
+        emit = self.emit
         if s:
             emit.data_gradient(s, k, k, 0, m)
             self.memory.gradient(emit, Opcode.STORE, s - 1, j, k, m)
-        for _ in emit.weight_gradient(s, k, k, m, first=first):
+        for _ in emit.weight_gradient(s, k, k, m, first=j == 0):
             pass
-        emit.bias_gradient(s, k, m, first=first)
+        emit.bias_gradient(s, k, m, first=j == 0)
 
     # update -----------------------------------------------------------------------------------
 
@@ -267,22 +265,37 @@ class Train(_Passes):
         """Update ``layer`` beside ``slots``; returns the number of the slot behind which each of
         the pieces of :meth:`arriving` is free."""
         regions, pieces = self.regions[layer], []
-        for first, grad in self.buffers.weight_grad[layer]:
+        for first, count in self.buffers.portions(layer):
+            grad = self.buffers.grad[layer].from_block(first, count)
             code = self.piece(layer, update_weight, self.emit, layer, first, grad, regions,
                               self._momentum, cls=Class.OPTIMIZER)
-            code += self.piece(layer, self.memory.weight, self.emit, Opcode.STORE, layer, first,
-                               grad.blocks)
-            pieces.append(code)
+            *code, master = code
+            # The form that products use goes first: the next layer waits for its place.
+            pieces.append([*code, *self.piece(layer, self.memory.weight, self.emit, Opcode.STORE,
+                                              layer, first, count), master])
         if layer in self.buffers.bias:
             pieces.append(self.piece(layer, update_bias, self.emit, layer, regions,
                                      self._momentum))
         # The last slot is left for the layer that comes into the buffer.
         span = max(1, len(slots) - 1)
-        places = [i * span // len(pieces) for i in range(len(pieces))]
-        for number, slot in enumerate(slots):
-            _beside(slot, [code for code, place in zip(pieces, places, strict=True)
-                           if place == number], len(self.buffers.optimizer))
+        count = len(self.buffers.portions(layer))
+        places = [min(i, count - 1) * span // count for i in range(len(pieces))]
+        for code, place in zip(pieces, places, strict=True):
+            self._place_step(code, self._slots.index(slots[place]))
         return places
+
+    def _place_step(self, code, t):
+        """Put a piece of an update behind slot ``t``, its loads a slot earlier if there is an
+        optimizer panel by then."""
+        loads = [one for one in code if one[0] is Opcode.LOAD]
+        panels = len(self.buffers.optimizer)
+        taken = self._steps[-panels] if len(self._steps) >= panels else -1
+        if max(t - 1, 0) > taken:
+            self._slots[max(t - 1, 0)].before += loads
+        else:
+            self._slots[taken].after += loads
+        self._slots[t].after += [one for one in code if one[0] is not Opcode.LOAD]
+        self._steps.append(t)
 
     def _fetch_updated(self, layer, updated, places, slots):
         """Load ``layer`` into the buffer of the layer ``updated``, as soon as its new weights,
@@ -307,16 +320,3 @@ def _overlap(rows, others):
     if rows is None or others is None:
         return rows is others
     return rows.start < others.stop and others.start < rows.stop
-
-
-def _beside(slot, pieces, panels):
-    """Put ``pieces`` of an update behind the work of ``slot``, with the loads of as many of them as
-    have optimizer panels before that work."""
-    split = [([one for one in code if one[0] is Opcode.LOAD],
-              [one for one in code if one[0] is not Opcode.LOAD]) for code in pieces]
-    for loads, _ in split[:panels]:
-        slot.before += loads
-    for i, (_, rest) in enumerate(split):
-        slot.after += rest
-        if i + panels < len(split):
-            slot.after += split[i + panels][0]

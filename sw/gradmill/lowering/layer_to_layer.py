@@ -16,6 +16,7 @@ from .layout import parameter_regions
 from .optimizer import load_parameters
 from .pipeline import Batch
 from .programs import assemble, iterations
+from .timely import timely
 
 
 __all__ = ["LayerLowering"]
@@ -60,13 +61,19 @@ class LayerLowering:
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._group = -(-size // sub)
-        own = LayerBuffers(config, stages, sub, targets=isinstance(loss, MSE))
+        own = LayerBuffers(config, stages, sub, self._group, targets=isinstance(loss, MSE))
         self.buffers = [own]
         heaps = {Tier.NEAR: device.heap, Tier.FAR: device.far_heap}
         self.memory = LayerMemory(own, self._group, heaps, Tier[boundaries.upper()])
         self.regions = {s: parameter_regions(
             stage, config, optimizer.momentum, lambda name, nbytes, s=s: device.far_heap.allocate(
                 nbytes, f"{name} {s}"), Tier.FAR) for s, stage in enumerate(stages)}
+
+    def weight_bytes(self, layers):
+        """Bytes of what products use of ``layers``: weights in block floating point, biases."""
+        return sum(self.memory.weights[s].nbytes
+                   + (self.regions[s]["bias"].nbytes if "bias" in self.regions[s] else 0)
+                   for s in layers)
 
     def batch(self, kind, size):
         """The :class:`Batch` of ``size`` samples for ``kind`` of program."""
@@ -79,7 +86,7 @@ class LayerLowering:
             load_parameters(emit, s, regions[s], cls=Class.OPTIMIZER)
             for first, count in self.buffers[0].portions(s):
                 self.memory.weight(emit, Opcode.STORE, s, first, count)
-        return [assemble(self.config, [emit.code])]
+        return [assemble(self.config, [timely(self.config, emit.code)])]
 
     def predict(self, size):
         """Outputs of ``size`` samples; results lie where labels would."""
@@ -96,6 +103,6 @@ class LayerLowering:
     def _program(self, kind, batch, regions, *rest):
         def code(bases):
             emit = LayerEmitter(self.buffers[0], **self._rounding)
-            return kind(emit, self.memory, batch, bases, regions, *rest).code()
+            return timely(self.config, kind(emit, self.memory, batch, bases, regions, *rest).code())
 
         return [assemble(self.config, iterations(code, 1, (0,) * 5))]

@@ -2,8 +2,9 @@
 
 from .data import differences, performance, pipeline, stashing, write_report
 from .figures import plot_history
+from .layers import layers
 from .page import write_page
 
 
-__all__ = ["differences", "performance", "pipeline", "plot_history", "stashing", "write_page",
-           "write_report"]
+__all__ = ["differences", "layers", "performance", "pipeline", "plot_history", "stashing",
+           "write_page", "write_report"]

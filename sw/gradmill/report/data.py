@@ -6,7 +6,7 @@ from pathlib import Path
 from gradmill_hw.isa import Class
 from gradmill_hw.regs import COUNTERS, Tier, byte_counter
 
-from ..forecast import forecast, one_tile_cycles
+from ..forecast import forecast, forecast_layers, one_tile_cycles
 from ..stash_control import describe_policy
 
 
@@ -87,8 +87,10 @@ def pipeline(trainer, timeline=None):
     rounding = {"narrow": trainer.level1 == "bf16",
                 "stochastic": trainer.rounding == "stochastic"}
     placed = (trainer._lowering, trainer._regions, trainer._losses_at) if trainer.memory else None
-    expected = forecast(made, *rest, placed=placed, **rounding)
-    alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
+    resident = not trainer.layer_to_layer
+    expected = (forecast(made, *rest, placed=placed, **rounding) if resident else
+                forecast_layers(trainer))
+    alone = expected.cycles if resident and len(made.spans) == 1 else one_tile_cycles(
         *rest, virtual_minibatch=made.virtual_minibatch, sub_minibatch=made.sub_minibatch,
         **rounding)
     measured = timeline and timeline.period(made.schedule.sub_minibatches)

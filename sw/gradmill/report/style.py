@@ -17,7 +17,7 @@ INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e8ec"
 #: Forward, data gradient, weight gradient and update are told apart without red against green.
 WORK_COLOURS = {
     Work.FORWARD: "#4178be", Work.DATA_GRADIENT: "#e8912d", Work.WEIGHT_GRADIENT: "#2f9e8f",
-    Work.UPDATE: "#8d5fb4", Work.OTHER: "#b4bdc8",
+    Work.UPDATE: "#8d5fb4", Work.WEIGHTS: "#c05a8a", Work.OTHER: "#b4bdc8",
 }
 CLASS_COLOURS = {
     "data": "#4178be", "weight": "#2f9e8f", "stash": "#7aa6dc", "gradient": "#c8453b",

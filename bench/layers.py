@@ -1,0 +1,101 @@
+"""Layer-to-layer execution: bytes, weight high-water mark, stall and overlap of deep networks.
+
+Predicted by the cycle model for L layers and several speeds of far memory, and measured on the RTL
+for the shallow ones. Stall: cycles beyond those with a far memory that takes no time. Load over run:
+beats that far memory moves for a layer in backward, over the cycles in which the array takes rows
+of one sub-minibatch then; a group should be longer than that.
+"""
+
+import numpy as np
+from gradmill_hw.config import NANO
+from rich.table import Table
+
+import gradmill as gm
+from gradmill.cycle_model import predict
+from gradmill.report.layers import downloads, layers, weight_rows
+from gradmill.timeline import record
+from gradmill.unit_times import Memory
+
+
+#: Two layers of 32 x 32 fill half of the tensor memory, what they compute with the other half.
+CONFIG = NANO.replace(acc_rows=2048, mask_rows=512, bus_bits=128)
+WIDTH, SUB = 32, 8
+LAYERS, GROUPS, SPEEDS = (4, 16, 64), (2, 4, 8), (1.0, 0.5, 0.25)
+#: Layers and group of the runs on the RTL.
+MEASURED = ((4, 4), (16, 4))
+
+
+def run(console):
+    """Print both tables."""
+    table = Table(title=f"layers {WIDTH} x {WIDTH}, M = {SUB}, n = {CONFIG.n}, tensor memory of "
+                        f"{CONFIG.tensor_rows} rows: one virtual minibatch, cycle model")
+    for column in ("L", "B/M", "weights / tensor memory", "rows for weights", "downloaded / |W|",
+                   "cycles", "array", *(f"stall at {speed}" for speed in SPEEDS)):
+        table.add_column(column, justify="right")
+    for count in LAYERS:
+        for group in GROUPS:
+            table.add_row(str(count), str(group), *_predicted(count, group))
+    console.print(table)
+    console.print(f"Stall at 1.0, 0.5, 0.25 beats a cycle of far memory; load over run there: "
+                  + ", ".join(f"{_ratio(speed):.2f}" for speed in SPEEDS))
+    table = Table(title="the same on the RTL, far memory at a beat a cycle in each direction")
+    for column in ("L", "B/M", "cycles", "predicted", "waits for weights",
+                   "updates beside backward"):
+        table.add_column(column, justify="right")
+    for count, group in MEASURED:
+        table.add_row(str(count), str(group), *_measured(count, group))
+    console.print(table)
+
+
+def _trainer(device, count, group):
+    parts = [gm.Linear(WIDTH, WIDTH), gm.ReLU()] * count
+    return gm.Trainer(gm.Sequential(*parts[:-1], seed=0), device, optimizer=gm.SGD(0.05, 0.9),
+                      virtual_minibatch=group * SUB, sub_minibatch=SUB, layer_to_layer=True)
+
+
+def _program(trainer):
+    lowering = trainer._lowering
+    (program,) = lowering.train(trainer.virtual_minibatch, 1, (0, 0), lowering.regions,
+                                trainer._losses_at)
+    return program
+
+
+def _predicted(count, group):
+    with gm.open("emulator", CONFIG) as device:
+        trainer = _trainer(device, count, group)
+        program, lowering = _program(trainer), trainer._lowering
+    rows = [w.extent for w in lowering.buffers[0].weight.values()]
+    whole = lowering.weight_bytes(range(count))
+    ideal = predict([program], CONFIG, far=Memory(latency=0, beats=1e9)).cycles
+    cycles = [predict([program], CONFIG, far=Memory(beats=speed)).cycles for speed in SPEEDS]
+    array = group * (3 * count - 1) * _product()
+    return (f"{sum(rows) / CONFIG.tensor_rows:.1f}", str(weight_rows(program, CONFIG)),
+            f"{downloads(program, CONFIG) / whole:.3f}", f"{cycles[0]:,}",
+            f"{array / cycles[0]:.1%}", *(f"{one / ideal - 1:.1%}" for one in cycles))
+
+
+def _product():
+    """Cycles in which the array takes rows, for each of the three products of a sub-minibatch."""
+    return SUB * (WIDTH // CONFIG.n) ** 2
+
+
+def _ratio(speed):
+    read = 2 * WIDTH // CONFIG.n * CONFIG.run_bytes("fp32", WIDTH)  # weights and momentum
+    read += WIDTH // CONFIG.n * CONFIG.run_bytes("bfp", WIDTH)      # of the next layer
+    return read / CONFIG.beat_bytes / speed / (2 * _product())
+
+
+def _measured(count, group):
+    rng = np.random.default_rng(0)
+    with gm.open("verilator", CONFIG) as device:
+        trainer = _trainer(device, count, group)
+        samples = group * SUB
+        x = rng.normal(size=(samples, WIDTH)).astype(np.float32)
+        trainer.predict(x[:SUB])  # brings the weights to far memory
+        device.clear_counters()
+        with record(device) as timeline:
+            trainer.fit(x, rng.integers(0, WIDTH, samples), epochs=1)
+        cycles, found = device.counters()["cycles"], layers(trainer, timeline)
+        predicted = predict([_program(trainer)], CONFIG).cycles
+    return (f"{cycles:,}", f"{predicted:,}", f"{found['waits_for_weights']:.2%}",
+            f"{found['updates_beside_backward']:.1%}")
