@@ -166,7 +166,7 @@ class TileBuffers:
             self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
-        self._more_panels((inner[1], 0) if apart else (0, top, 0), top)
+        self._more_panels((inner[1],) if apart else (0, top, 0), top)
 
     def _loss_buffers(self, outputs, inner, targets):
         rows, n = self.rows, self.config.n

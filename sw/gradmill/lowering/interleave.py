@@ -215,7 +215,7 @@ class _Placing:
         """Append the instructions of ``node`` to their tiles."""
         *_, start = self.key(node)
         t, _, opcode, fields = node.parts[0]
-        panels = self._choose(node, t)
+        panels = self._choose(node, t, start)
         for tile, index, *_ in node.parts:
             self.orders[tile].append((index, panels))
         if opcode is Opcode.SEND:
@@ -223,7 +223,7 @@ class _Placing:
         else:
             end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
         self._ends[node] = end
-        if opcode is Opcode.MATMUL or (opcode is Opcode.VECTOR and fields["a_space"] == Space.TENSOR):
+        if opcode is Opcode.MATMUL or self._sums(opcode, fields):
             self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
         for tile, _, own, _ in node.parts:
             self._places[tile][own.queue].append(end)
@@ -236,19 +236,25 @@ class _Placing:
         bank = fields["op0"] // self._bank
         if opcode is Opcode.MATMUL:
             return self._turns[t].get((Opcode.VECTOR, bank), 0)
-        if opcode is Opcode.VECTOR and fields["a_space"] == Space.TENSOR:
+        if self._sums(opcode, fields):
             return self._turns[t].get((Opcode.MATMUL, bank), 0)
         return 0
 
-    def _choose(self, node, t):
+    @staticmethod
+    def _sums(opcode, fields):
+        """Whether it reads gradients to sum them up."""
+        return opcode is Opcode.VECTOR and fields["a_space"] == Space.TENSOR
+
+    def _choose(self, node, t, start):
         """:meth:`_panel`, after a product got one that is free, if possible in a bank from which
         nothing is still to be read."""
         if node.panel is not None:
             free, bank = self._panels[t], self._config.acc_rows // self._config.banks
             filled = [row // bank for row in self._held[t].values()]
+            filled += [row // bank for row, end in free.items() if end > start]
             last = None if self._last[t] is None else self._last[t] // bank
-            chosen = min(free, key=lambda row: (filled.count(row // bank), row // bank == last,
-                                                free[row]))
+            chosen = min(free, key=lambda row: (free[row] > start, filled.count(row // bank),
+                                                row // bank == last, free[row]))
             del free[chosen]
             self._held[t][node.panel], self._last[t] = chosen, chosen
         return self._panel(node, t)
