@@ -17,7 +17,6 @@ __all__ = ["UNITS", "Bus", "Memory", "Units", "link_rows", "product_cycles", "qu
 #: Cycles that an instruction on gradients may be put off until products are placed beside which it
 #: can run.
 _PUT_OFF = 400
-_MARGIN = 0
 
 #: Products whose banks are remembered: more than can run beside one vector instruction.
 _REMEMBERED = 64
@@ -160,7 +159,7 @@ class Units:
         cycles = self._rows(fields, op, start)
         nominal = sum(vector_cycles(fields, self.config))
         if fields["a_space"] == Space.TENSOR:
-            return cycles - nominal + min(max(0, start + cycles + _MARGIN - self._streamed), _PUT_OFF)
+            return cycles - nominal + min(max(0, start + cycles - self._streamed), _PUT_OFF)
         return cycles - nominal
 
     def _multiply(self, fields, op, start):
