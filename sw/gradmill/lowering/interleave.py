@@ -169,7 +169,7 @@ class _Placing:
         self._units = [Units(config, buses) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
         self.orders = [[] for _ in buffers]
-        self._ends, self._earliest = {}, {}
+        self._ends = {}
         self._bank = config.tensor_rows // config.banks
         #: by tile: opcode, bank -> when the last product, or sum of gradients, leaves it
         self._turns = [{} for _ in buffers]
@@ -184,6 +184,7 @@ class _Placing:
         self._panels = [dict.fromkeys(own.panels, 0) for own in buffers]
         self._held = [{} for _ in buffers]     # virtual panel -> real panel
         self._last = [None for _ in buffers]   # the panel filled last
+        self._vector = [None for _ in buffers]  # the last VECTOR: node, panel, operands, start
 
     def key(self, node):
         """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its
@@ -195,10 +196,7 @@ class _Placing:
         return known[1]
 
     def _key(self, node):
-        if node not in self._earliest:
-            self._earliest[node] = max((self._ends[other] + UNITS.token for other in node.waits),
-                                       default=0)
-        start = self._earliest[node]
+        start = max((self._ends[other] + UNITS.token for other in node.waits), default=0)
         for t, _, opcode, _ in node.parts:
             # The sequencer stops at a queue that has no place.
             start = max(start, self._units[t].free[opcode.queue], self._places[t][opcode.queue][0])
@@ -221,15 +219,36 @@ class _Placing:
         if opcode is Opcode.SEND:
             end = self._transfer(node, start)
         else:
-            end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
-        self._ends[node] = end
-        if opcode is Opcode.MATMUL or self._sums(opcode, fields):
-            self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
+            op = self._operands(node, t, fields)
+            end = self._units[t].execute(opcode, fields, op, start)
         for tile, _, own, _ in node.parts:
             self._places[tile][own.queue].append(end)
             self._placed[tile][_STATE[own]] += 1
-        if node.uses is not None:
-            self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
+        panel = None if node.uses is None else self._held[t].pop(node.uses)
+        self._end(node, panel, end)
+        if opcode is Opcode.VECTOR:
+            self._vector[t] = node, panel, op, start
+        elif opcode is Opcode.MATMUL and self._vector[t]:
+            self._hinder(t)
+
+    def _end(self, node, panel, end):
+        """Note when ``node`` ends, which empties the real ``panel``, if it empties any."""
+        t, _, opcode, fields = node.parts[0]
+        self._ends[node] = end
+        if panel is not None:
+            self._panels[t][panel] = end + UNITS.token
+        if opcode is Opcode.MATMUL or self._sums(opcode, fields):
+            self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
+
+    def _hinder(self, t):
+        """The product that has just been placed may take a bank from the last ``VECTOR``."""
+        node, panel, op, start = self._vector[t]
+        (_, _, opcode, fields), = node.parts
+        end = self._units[t].execute(opcode, fields, op, start)
+        if end != self._ends[node]:
+            self._places[t][Queue.VECTOR][-1] = end
+            self._end(node, panel if panel in self._panels[t] else None, end)
+            self._keys.clear()
 
     def _turn(self, t, opcode, fields):
         """When products and sums of gradients in the same bank let each other begin."""
