@@ -36,7 +36,7 @@ def run(console):
         for group in GROUPS:
             table.add_row(str(count), str(group), *_predicted(count, group))
     console.print(table)
-    console.print(f"Stall at 1.0, 0.5, 0.25 beats a cycle of far memory; load over run there: "
+    console.print("Stall at 1.0, 0.5, 0.25 beats a cycle of far memory; load over run there: "
                   + ", ".join(f"{_ratio(speed):.2f}" for speed in SPEEDS))
     table = Table(title="the same on the RTL, far memory at a beat a cycle in each direction")
     for column in ("L", "B/M", "cycles", "predicted", "waits for weights",

@@ -17,7 +17,7 @@ from gradmill.cycle_model import predict
 from gradmill.timeline import record
 
 
-WIDTHS, SUB, VIRTUAL = (8, 64, 64, 72, 64, 64, 8), 16, 512
+WIDTHS, SUB, VIRTUAL = (8, 64, 64, 72, 64, 64, 8), 16, 1024
 #: Virtual minibatches of the shorter and of the longer run.
 RUNS = 1, 2
 
@@ -26,7 +26,7 @@ def run(console):
     """Print the table: one tile on a machine of one, two and four on a chain of four."""
     chain, found = SIM.replace(tiles=4), []
     for config, tiles in ((chain, 4), (SIM, 1), (chain, 2)):
-        found.append(_measure(config, tiles))
+        found.append(_measure(config, tiles, console.log))
         console.print(f"{tiles} tiles: {found[-1]['cycles']:,.0f} cycles")
     alone = next(one["cycles"] for one in found if one["tiles"] == 1)
     table = Table(title=f"MLP {'-'.join(map(str, WIDTHS))}, B = {VIRTUAL}, M = {SUB}, n = "
@@ -55,13 +55,17 @@ def _trainer(tiles, device):
                       optimizer=gm.SGD(0.05, 0.9), virtual_minibatch=VIRTUAL, sub_minibatch=SUB)
 
 
-def _measure(config, tiles):
-    """Cycles of a virtual minibatch, measured and predicted, and what the tiles did."""
-    rng, totals = np.random.default_rng(0), []
+def _measure(config, tiles, tell):
+    """Cycles of a virtual minibatch, measured and predicted, and what the tiles did; ``tell(text)``
+    what is being done."""
+    rng, totals, name = np.random.default_rng(0), [], f"{tiles} of {config.tiles} tiles"
+    tell(f"{name}: building the simulator")
     with gm.open("verilator", config, watchdog=1_000_000) as device:
+        tell(f"{name}: programs")
         trainer = _trainer(tiles, device)
         trainer.predict(np.zeros((SUB, WIDTHS[0]), np.float32))  # loads the weights too
         for count in RUNS:
+            tell(f"{name}: {count} virtual minibatches of {VIRTUAL} on the RTL")
             device.clear_counters()
             with record(device) as timeline:
                 trainer.fit(*_samples(rng, count * VIRTUAL), epochs=1)
@@ -70,6 +74,7 @@ def _measure(config, tiles):
         cycles = (totals[1] - totals[0]) / (RUNS[1] - RUNS[0])
         rows = [device.counters(tile)["array_rows"] / RUNS[1] for tile in used]
         busy = [_busy(timeline, tile, cycles) for tile in used]
+        tell(f"{name}: cycle model")
         predicted = [_predicted(trainer, count) for count in RUNS]
     return {"tiles": tiles, "cycles": cycles, "bound": _bound(trainer), "busy": busy,
             "array": [row / cycles for row in rows],

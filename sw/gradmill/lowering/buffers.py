@@ -165,7 +165,7 @@ class TileBuffers:
             self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
-        self._more_panels((inner[1], 0) if apart else (0, top, 0), top)
+        self._more_panels((inner[1],) if apart else (0, top, 0), top)
 
     def _pass(self, linear, rows, half, inner, top):
         """One set of inputs and gradients, which take turns. The input of a stage can be stored

@@ -172,13 +172,13 @@ class _Placing:
         self._rows = [own.panel_rows for own in buffers]
         self.orders = [[] for _ in buffers]
         self._handed = [0 for _ in buffers]  # by tile: when the sequencer handed out the latest one
-        self._ends, self._earliest = {}, {}
+        self._ends = {}
         self._bank = config.tensor_rows // config.banks
         #: by tile: opcode, bank -> when the last product, or sum of gradients, leaves it
         self._turns = [{} for _ in buffers]
         #: by tile: instructions placed in queues that keep each other waiting
         self._placed = [dict.fromkeys(_STATE.values(), 0) for _ in buffers]
-        self._keys = {}  # node -> those of its own queues, its key then
+        self._keys = {}  # node -> those of its own queues and what was handed out, its key then
         #: by tile and queue: ends of as many instructions as may be in the queue
         self._places = [{q: deque([0] * depth, depth) for q in Queue
                          for depth in [_LOADS if q is Queue.LOAD else config.queue_depth]}
@@ -187,21 +187,20 @@ class _Placing:
         self._panels = [dict.fromkeys(own.panels, 0) for own in buffers]
         self._held = [{} for _ in buffers]     # virtual panel -> real panel
         self._last = [None for _ in buffers]   # the panel filled last
+        self._vector = [None for _ in buffers]  # the last VECTOR: node, panel, operands, start
 
     def key(self, node):
         """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its
         place in the schedule, and when it would start."""
-        placed = [self._placed[t][_STATE[opcode]] for t, _, opcode, _ in node.parts]
+        placed = [(self._placed[t][_STATE[opcode]], self._handed[t])
+                  for t, _, opcode, _ in node.parts]
         known = self._keys.get(node)
         if known is None or known[0] != placed:
             known = self._keys[node] = placed, self._key(node)
         return known[1]
 
     def _key(self, node):
-        if node not in self._earliest:
-            self._earliest[node] = max((self._ends[other] + UNITS.token for other in node.waits),
-                                       default=0)
-        start = self._earliest[node]
+        start = max((self._ends[other] + UNITS.token for other in node.waits), default=0)
         for t, _, opcode, _ in node.parts:
             # The sequencer stops at a queue that has no place.
             start = max(start, self._units[t].free[opcode.queue], self._places[t][opcode.queue][0],
@@ -221,41 +220,67 @@ class _Placing:
         for tile, _, own, _ in node.parts:
             self._handed[tile] = max(self._handed[tile], self._places[tile][own.queue][0])
         t, _, opcode, fields = node.parts[0]
-        panels = self._choose(node, t)
+        panels = self._choose(node, t, start)
         for tile, index, *_ in node.parts:
             self.orders[tile].append((index, panels))
         if opcode is Opcode.SEND:
             end = self._transfer(node, start)
         else:
-            end = self._units[t].execute(opcode, fields, self._operands(node, t, fields), start)
-        self._ends[node] = end
-        if opcode is Opcode.MATMUL or (opcode is Opcode.VECTOR
-                                       and fields["a_space"] == Space.TENSOR):
-            self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
+            op = self._operands(node, t, fields)
+            end = self._units[t].execute(opcode, fields, op, start)
         for tile, _, own, _ in node.parts:
             self._places[tile][own.queue].append(end)
             self._placed[tile][_STATE[own]] += 1
-        if node.uses is not None:
-            self._panels[t][self._held[t].pop(node.uses)] = end + UNITS.token
+        panel = None if node.uses is None else self._held[t].pop(node.uses)
+        self._end(node, panel, end)
+        if opcode is Opcode.VECTOR:
+            self._vector[t] = node, panel, op, start
+        elif opcode is Opcode.MATMUL and self._vector[t]:
+            self._hinder(t)
+
+    def _end(self, node, panel, end):
+        """Note when ``node`` ends, which empties the real ``panel``, if it empties any."""
+        t, _, opcode, fields = node.parts[0]
+        self._ends[node] = end
+        if panel is not None:
+            self._panels[t][panel] = end + UNITS.token
+        if opcode is Opcode.MATMUL or self._sums(opcode, fields):
+            self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
+
+    def _hinder(self, t):
+        """The product that has just been placed may take a bank from the last ``VECTOR``."""
+        node, panel, op, start = self._vector[t]
+        (_, _, opcode, fields), = node.parts
+        end = self._units[t].execute(opcode, fields, op, start)
+        if end != self._ends[node]:
+            self._places[t][Queue.VECTOR][-1] = end
+            self._end(node, panel if panel in self._panels[t] else None, end)
+            self._keys.clear()
 
     def _turn(self, t, opcode, fields):
         """When products and sums of gradients in the same bank let each other begin."""
         bank = fields["op0"] // self._bank
         if opcode is Opcode.MATMUL:
             return self._turns[t].get((Opcode.VECTOR, bank), 0)
-        if opcode is Opcode.VECTOR and fields["a_space"] == Space.TENSOR:
+        if self._sums(opcode, fields):
             return self._turns[t].get((Opcode.MATMUL, bank), 0)
         return 0
 
-    def _choose(self, node, t):
+    @staticmethod
+    def _sums(opcode, fields):
+        """Whether it reads gradients to sum them up."""
+        return opcode is Opcode.VECTOR and fields["a_space"] == Space.TENSOR
+
+    def _choose(self, node, t, start):
         """:meth:`_panel`, after a product got one that is free, if possible in a bank from which
         nothing is still to be read."""
         if node.panel is not None:
             free, bank = self._panels[t], self._config.acc_rows // self._config.banks
             filled = [row // bank for row in self._held[t].values()]
+            filled += [row // bank for row, end in free.items() if end > start]
             last = None if self._last[t] is None else self._last[t] // bank
-            chosen = min(free, key=lambda row: (filled.count(row // bank), row // bank == last,
-                                                free[row]))
+            chosen = min(free, key=lambda row: (free[row] > start, filled.count(row // bank),
+                                                row // bank == last, free[row]))
             del free[chosen]
             self._held[t][node.panel], self._last[t] = chosen, chosen
         return self._panel(node, t)
