@@ -9,8 +9,8 @@ from gradmill_hw.regs import COUNTERS, Tier, byte_counter
 from ..forecast import forecast, one_tile_cycles
 
 
-__all__ = ["differences", "layer_names", "parameters", "performance", "pipeline", "speedup",
-           "write_report"]
+__all__ = ["differences", "expectation", "layer_names", "parameters", "performance", "pipeline",
+           "speedup", "write_report"]
 
 
 def performance(counters, config):
@@ -57,24 +57,33 @@ def write_report(directory, report):
     return path
 
 
-def pipeline(trainer, timeline=None):
-    """What each tile was to do and did: the ``pipeline`` of report.json.
-
-    Parameters
-    ----------
-    trainer : Trainer
-        After training.
-    timeline : Timeline or None
-        The first start of the device in that training; without one nothing is measured.
-    """
-    made, config = trainer.plan, trainer.device.config
-    rest = trainer.model, config, trainer.loss, trainer.optimizer
+def expectation(trainer):
+    """``(forecast, cycles on one tile)`` of a virtual minibatch of ``trainer``, by the cycle model;
+    ``None`` cycles if the network does not fit one tile."""
+    made = trainer.plan
+    rest = trainer.model, trainer.device.config, trainer.loss, trainer.optimizer
     rounding = {"narrow": trainer.level1 == "bf16",
                 "stochastic": trainer.rounding == "stochastic"}
     expected = forecast(made, *rest, **rounding)
     alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
         *rest, virtual_minibatch=made.virtual_minibatch, sub_minibatch=made.sub_minibatch,
         **rounding)
+    return expected, alone
+
+
+def pipeline(trainer, expectations, timeline=None):
+    """What each tile was to do and did: the ``pipeline`` of report.json.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        After training.
+    expectations : (Forecast, float or None)
+        Of the same training, by :func:`expectation`.
+    timeline : Timeline or None
+        The first start of the device in that training; without one nothing is measured.
+    """
+    made, (expected, alone) = trainer.plan, expectations
     measured = timeline and timeline.period(made.schedule.sub_minibatches)
     return {
         **made.as_dict(),
