@@ -1,4 +1,4 @@
-"""The network of ``make sim``: BFP on the emulator (bit-exact to the RTL) beside binary32 NumPy."""
+"""Digits: BFP on the emulator (bit-exact to the RTL) beside binary32 NumPy, paired seeds."""
 
 import numpy as np
 from rich.progress import track
@@ -19,13 +19,19 @@ COARSE  = TILE.replace(n=32, mantissa_bits=4, bus_bits=1024, burst_beats=32)
 
 
 def run(console):
-    """Print accuracies and the 95 % interval of their paired difference."""
+    """Print accuracies and the 95 % interval of their paired difference, for both networks."""
+    for config in (TILE, SIM):
+        _compare(console, config)
+
+
+def _compare(console, config):
+    """Of the network that is meant for ``config``."""
     rows = {"float32 NumPy": [], "BFP, 9-bit mantissas": [], CONTROL: []}
-    for seed in track(SEEDS, "seeds", console=console):
-        rows["float32 NumPy"].append(_reference(seed))
-        rows["BFP, 9-bit mantissas"].append(_device(seed, TILE))
-        rows[CONTROL].append(_device(seed, COARSE))
-    table = Table(title="test accuracy [%], digits, mean over seeds "
+    for seed in track(SEEDS, f"seeds, {config.name}", console=console):
+        rows["float32 NumPy"].append(_reference(seed, config))
+        rows["BFP, 9-bit mantissas"].append(_device(seed, config, TILE))
+        rows[CONTROL].append(_device(seed, config, COARSE))
+    table = Table(title=f"test accuracy [%], digits, network of {config.name!r}, mean over seeds "
                         f"{SEEDS.start}..{SEEDS.stop - 1}")
     for column in ("arithmetic", "mean", "difference to float32, 95 % interval"):
         table.add_column(column, justify="right")
@@ -39,10 +45,11 @@ def run(console):
     console.print(table)
 
 
-def _device(seed, config):
-    task = load_task("digits", seed, tiles=SIM.tiles)
+def _device(seed, config, arithmetic):
+    """On one tile: the bits do not depend on the number of tiles."""
+    task = load_task("digits", seed, tiles=config.tiles)
     s = task.settings
-    with gm.open("emulator", config) as device:
+    with gm.open("emulator", arithmetic) as device:
         trainer = gm.Trainer(task.model, device,
                              optimizer=gm.SGD(s["lr"], s["momentum"], s["decay"]),
                              virtual_minibatch=s["virtual_minibatch"],
@@ -51,9 +58,9 @@ def _device(seed, config):
         return trainer.evaluate(task.x_test, task.y_test)["accuracy"]
 
 
-def _reference(seed):
+def _reference(seed, config):
     """The same network, initial weights, order of samples and optimizer in binary32."""
-    task = load_task("digits", seed, tiles=SIM.tiles)
+    task = load_task("digits", seed, tiles=config.tiles)
     s, size = task.settings, task.settings["virtual_minibatch"]
     parameters = list(task.model.state_dict().values())
     layers = list(zip(parameters[::2], parameters[1::2], strict=True))

@@ -29,8 +29,8 @@ class _Table(wiring.Component):
 def test_a_memory_of_zeros_is_cleared_in_a_loop():
     text = emit(None, _Table([]))
     found = re.search(r"initial begin : zeros0\n +integer zeroed;\n +for \(zeroed = 0; "
-                      r"zeroed < 16; zeroed = zeroed \+ 1\)\n +"
-                      r"(\S+? ?)\[zeroed\] = 8'h00;\n +end\n", text)
+                      r"zeroed < 16; zeroed = zeroed \+ 1\)\n"
+                      r" +(\S+? ?)\[zeroed\] = 8'h00;\n +end\n", text)
     assert found, text
     assert f"{found[1]}[0] =" not in text
 

@@ -10,8 +10,8 @@ from ..forecast import forecast, forecast_layers, one_tile_cycles
 from ..stash_control import describe_policy
 
 
-__all__ = ["differences", "layer_names", "parameters", "performance", "pipeline", "speedup",
-           "stashing", "write_report"]
+__all__ = ["differences", "expectation", "layer_names", "parameters", "performance", "pipeline",
+           "speedup", "stashing", "write_report"]
 
 
 def performance(counters, config):
@@ -72,18 +72,11 @@ def write_report(directory, report):
     return path
 
 
-def pipeline(trainer, timeline=None):
-    """What each tile was to do and did: the ``pipeline`` of report.json.
-
-    Parameters
-    ----------
-    trainer : Trainer
-        After training.
-    timeline : Timeline or None
-        The first start of the device in that training; without one nothing is measured.
-    """
-    made, config = trainer.plan, trainer.device.config
-    rest = trainer.model, config, trainer.loss, trainer.optimizer
+def expectation(trainer):
+    """``(forecast, cycles on one tile)`` of a virtual minibatch of ``trainer``, by the cycle model;
+    ``None`` cycles if the network does not fit one tile."""
+    made = trainer.plan
+    rest = trainer.model, trainer.device.config, trainer.loss, trainer.optimizer
     rounding = {"narrow": trainer.level1 == "bf16",
                 "stochastic": trainer.rounding == "stochastic"}
     placed = (trainer._lowering, trainer._regions, trainer._losses_at) if trainer.memory else None
@@ -93,6 +86,22 @@ def pipeline(trainer, timeline=None):
     alone = expected.cycles if resident and len(made.spans) == 1 else one_tile_cycles(
         *rest, virtual_minibatch=made.virtual_minibatch, sub_minibatch=made.sub_minibatch,
         **rounding)
+    return expected, alone
+
+
+def pipeline(trainer, expectations, timeline=None):
+    """What each tile was to do and did: the ``pipeline`` of report.json.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        After training.
+    expectations : (Forecast, float or None)
+        Of the same training, by :func:`expectation`.
+    timeline : Timeline or None
+        The first start of the device in that training; without one nothing is measured.
+    """
+    made, (expected, alone) = trainer.plan, expectations
     measured = timeline and timeline.period(made.schedule.sub_minibatches)
     return {
         **made.as_dict(),
