@@ -64,9 +64,9 @@ def _of(lines, kind, label, task=None):
 
 
 def _row(lines, label):
-    """What is known of one entry; ``None`` if it was never trained."""
-    runs = _of(lines, "training", label)
-    if not runs:
+    """What is known of one entry; ``None`` if nothing is."""
+    if not any("cosine" in line or "accuracy" in line for line in lines
+               if line["label"] == label and line["task"] in _COLOURS):
         return None
     row = {"label": label, "accuracy": {}, "bits": {}, "cosine": {}}
     for task in _COLOURS:
@@ -83,8 +83,9 @@ def _row(lines, label):
         for line in _of(lines, "gradient", label, task):
             if "cosine" in line:
                 row["cosine"][task] = line["cosine"], line["error"], line["mean_error"]
-    found = _of(lines, "qsnr", label)
-    row["qsnr"] = found[0].get("qsnr") if found else None
+    found = (_of(lines, "qsnr", label) or [{}])[0]
+    row["qsnr"] = found.get("qsnr")
+    row["size"] = found.get("bits")
     return row
 
 
@@ -101,7 +102,7 @@ def _table(rows, tasks, lines):
     text = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
         bits = sorted(row["bits"].values())
-        cells = [row["label"], _range(bits),
+        cells = [row["label"], _range(bits) or (f"{row['size']:.3f}*" if row["size"] else ""),
                  "" if row["qsnr"] is None else f"{row['qsnr']:.1f}"]
         for task in tasks:
             found = row["cosine"].get(task)
@@ -129,9 +130,10 @@ def _adaptive(lines):
         return ""
     shares, steps = [], []
     for seed in seeds:
-        *_, last = own[seed]["bits"]
-        mean = 8 * own[seed]["bytes"] / own[seed]["values"]
-        shares.append(mean / (8 * last[2] / last[1]))
+        since = own[seed]["switches"][-1]["virtual_minibatch"]
+        values, stored = (sum(entry[k] for entry in own[seed]["bits"] if entry[0] > since)
+                          for k in (1, 2))
+        shares.append(own[seed]["bytes"] / own[seed]["values"] * values / stored)
         steps.append(", ".join(f"{entry['virtual_minibatch']} ({entry['formats']['1']})"
                                for entry in own[seed]["switches"][1:]))
     mean, half = interval([100 * (own[s]["accuracy"] - fixed[s]["accuracy"]) for s in seeds])
@@ -157,9 +159,11 @@ def _range(bits):
 def _tail(lines):
     seconds = sum(line["seconds"] for line in lines)
     return f"""
-A number of seeds in brackets: not all have run. Encoder and decoder are one circuit for all
+A number of seeds in brackets: not all have run; *: never trained, bits of whole blocks of the
+rectified Gaussian by the codec's model. Encoder and decoder are one circuit for all
 formats: {_LUTS:,} LUTs, {_LUTS / _LANES:.0f} for each of {_LANES} lanes
-([stash-formats.md](stash-formats.md)). The runs took {seconds / 3600:.1f} hours of one core.
+([stash-formats.md](stash-formats.md)). The runs took {seconds / 3600:.1f} hours, one after the
+other.
 
 ![Accuracy and gradient cosine over bits per stored value](images/stash-study.svg)
 """
@@ -170,7 +174,7 @@ def _picture(rows, tasks):
         for task in tasks:
             colour, named = _COLOURS[task], task
             for row in rows:
-                bits = row["bits"].get(task)
+                bits = row["bits"].get(task, row["size"])
                 if bits is None:
                     continue
                 hollow = "control" in row["label"]
@@ -178,9 +182,10 @@ def _picture(rows, tasks):
                          "label": named}
                 if task in row["cosine"]:
                     right.plot(bits, 1 - row["cosine"][task][0], **style)
-                mean, half, *_ = row["accuracy"][task]
-                left.errorbar(bits, mean, yerr=half, elinewidth=0.8, capsize=2, **style)
-                named = None
+                if task in row["accuracy"]:
+                    mean, half, *_ = row["accuracy"][task]
+                    left.errorbar(bits, mean, yerr=half, elinewidth=0.8, capsize=2, **style)
+                    named = None
         left.axhline(0, color=INK, lw=0.8)
         left.set(title="Accuracy against none, points, 95 % interval",
                  xlabel="bits per stored value, by the counters")

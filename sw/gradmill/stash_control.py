@@ -142,9 +142,10 @@ class StashControl:
 
     def stored(self):
         """Values and bytes that the device has stored so far."""
-        counters = self._device.counters()
-        return (counters["stash_rows"] * self._device.config.n,
-                sum(counters[name] for name in _STORED))
+        device = self._device
+        rows, *stored = (sum(device.read_pair(f"counter_{name}", tile) for tile in device.tiles)
+                         for name in ("stash_rows", *_STORED))
+        return rows * device.config.n, sum(stored)
 
     @contextmanager
     def counting(self, number):
