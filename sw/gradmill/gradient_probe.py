@@ -48,6 +48,6 @@ def gradients(trainer, x, y, *, stash=None, number=0):
     for s, stage in enumerate(model.stages):
         for name, region in regions[s].items():
             key = f"{stage.index}.{name}"
-            found[key] = trainer._read_region(region, model.state_dict()[key].shape,
-                                             Class.GRADIENT)
+            found[key] = trainer._parameters.read(region, model.state_dict()[key].shape,
+                                                   Class.GRADIENT)
     return found, 8 * nbytes / values if values else None

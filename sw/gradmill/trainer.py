@@ -15,17 +15,16 @@ from .data import (LOSSES, check_inputs, check_layer_to_layer, check_settings, c
 from .errors import FarMemoryError
 from .history import History
 from .lowering.layer_to_layer import LayerLowering
-from .lowering.layout import (blocks, pack_batches, parameter_regions, place_region,
-                              unpack_batches)
+from .lowering.layout import blocks, pack_batches, place_region, unpack_batches
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
 from .memory import FastMemory
 from .memory.activations import activation_memory, boundary, record
 from .nn import MSE, SGD, CrossEntropy, Sequential
+from .parameters import Parameters
 from .planning import one_tile, plan
 from .stash import Stash
-from .stash_control import (POLICIES, StashControl, describe_policy,
-                            policy_from_description)
+from .stash_control import POLICIES, StashControl, describe_policy, policy_from_description
 
 
 __all__ = ["Trainer"]
@@ -114,56 +113,17 @@ class Trainer:
             self._lowering = Lowering(
                 device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
                 self.loss, optimizer, limits=self.plan.limits, passing=passing, **how)
-        self._place_parameters()
+        self._parameters = Parameters(model, device, optimizer.momentum,
+                                      self._lowering.regions if layer_to_layer else None)
+        self._regions = self._parameters.regions
+        self._losses_at = place_region(1, device.config.n, device.config,
+                                       lambda nbytes: device.heap.allocate(nbytes, "losses"),
+                                       copies=self._lowering.at_once)
         self.stashing = StashControl(None if passing else stash, self._lowering, device)
         if passing:
             self._lowering.memory = activation_memory(self.fast_memory, stash, self._lowering,
                                                       device)
-        self._upload()
-
-    # parameters -----------------------------------------------------------------------------
-
-    def _place_parameters(self):
-        """Regions of master weights and momentum."""
-        heap, config = self.device.heap, self.device.config
-        self._regions = self._lowering.regions if self.layer_to_layer else {s: parameter_regions(
-            stage, config, self.optimizer.momentum,
-            lambda name, nbytes, s=s: heap.allocate(nbytes, f"{name} {s}"))
-            for s, stage in enumerate(self.model.stages)}
-        self._losses_at = place_region(1, config.n, config,
-                                       lambda nbytes: heap.allocate(nbytes, "losses"),
-                                       copies=self._lowering.at_once)
-
-    def _write_region(self, region, values, cls):
-        self.device.write_memory(region.tier, region.address, region.pack(values), cls=cls)
-
-    def _read_region(self, region, shape, cls):
-        raw = self.device.read_memory(region.tier, region.address, region.nbytes, cls=cls)
-        return region.unpack(raw).reshape(shape)
-
-    def _parameters(self):
-        """Yield ``(state name, shape, region, momentum region or None)``."""
-        state = self.model.state_dict()
-        for s, stage in enumerate(self.model.stages):
-            for name in ("weight", "bias")[:1 + stage.linear.bias]:
-                key = f"{stage.index}.{name}"
-                yield (key, state[key].shape, self._regions[s][name],
-                       self._regions[s].get(f"{name}_momentum"))
-
-    def _upload(self, momentum=None):
-        """Master weights, and momentum (zero if not given), to the device."""
-        state = self.model.state_dict()
-        for key, shape, region, velocity in self._parameters():
-            self._write_region(region, state[key], Class.WEIGHT)
-            if velocity is not None:
-                values = np.zeros(shape, np.float32) if momentum is None else momentum[key]
-                self._write_region(velocity, values, Class.OPTIMIZER)
-        self.device.claim(None)
-
-    def _download(self):
-        """Refresh the model's master weights from the device."""
-        self.model.load_state_dict({key: self._read_region(region, shape, Class.WEIGHT)
-                                    for key, shape, region, _ in self._parameters()})
+        self._parameters.upload()
 
     @property
     def memory(self):
@@ -270,7 +230,7 @@ class Trainer:
                     self.stashing.validated(self._number(len(x), 0), self.history.validation)
                 if checkpoint is not None and ((batch + 1) % every == 0 or batch + 1 == batches):
                     self.save(checkpoint)
-        self._download()
+        self._parameters.download()
         return self.history
 
     def _number(self, samples, batch):
@@ -282,7 +242,7 @@ class Trainer:
         try:
             yield from batches
         except FarMemoryError:
-            self._download()
+            self._parameters.download()
             if checkpoint is not None:
                 self.save(checkpoint)
             raise
@@ -380,11 +340,9 @@ class Trainer:
 
     def save(self, path):
         """Write a checkpoint; the one that stood at ``path`` stays until this one is whole."""
-        self._download()
-        arrays = dict(self.model.state_dict())
-        for key, shape, _, velocity in self._parameters():
-            if velocity is not None:
-                arrays[f"momentum.{key}"] = self._read_region(velocity, shape, Class.OPTIMIZER)
+        self._parameters.download()
+        arrays = self.model.state_dict() | {
+            f"momentum.{key}": values for key, values in self._parameters.momentum().items()}
         write_checkpoint(path, arrays, {
             "numbers": self._numbers(self.device), "model": self.model.describe(),
             "loss": type(self.loss).__name__,
@@ -419,8 +377,8 @@ class Trainer:
                       rounding=state["rounding"], seed=state["seed"],
                       stash=policy_from_description(state["stash"]), **execution)
         if trainer.optimizer.momentum:
-            trainer._upload({k.removeprefix("momentum."): v for k, v in arrays.items()
-                             if k.startswith("momentum.")})
+            trainer._parameters.upload({k.removeprefix("momentum."): v for k, v in arrays.items()
+                                        if k.startswith("momentum.")})
         trainer.epoch, trainer.step = state["epoch"], state["step"]
         trainer._target = state["target"]
         trainer._losses = [tuple(entry) for entry in state["losses"]]

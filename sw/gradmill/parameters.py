@@ -1,0 +1,70 @@
+"""Master weights and momentum between a model and the memories of a device."""
+
+import numpy as np
+
+from gradmill_hw.isa import Class
+
+from .lowering.layout import parameter_regions
+
+
+__all__ = ["Parameters"]
+
+
+class Parameters:
+    """Parameters of ``model`` on ``device``.
+
+    Parameters
+    ----------
+    model : Sequential
+        Whose state they are.
+    device : Device
+        Where they live while it trains.
+    momentum : bool
+        Whether each parameter has a momentum.
+    regions : dict or None
+        Stage number -> its regions by name; by default they are placed in near memory.
+    """
+
+    def __init__(self, model, device, momentum, regions=None):
+        self._model, self._device = model, device
+        self.regions = regions or {s: parameter_regions(
+            stage, device.config, momentum,
+            lambda name, nbytes, s=s: device.heap.allocate(nbytes, f"{name} {s}"))
+            for s, stage in enumerate(model.stages)}
+
+    def __iter__(self):
+        """Yield ``(state name, shape, region, momentum region or None)``."""
+        state = self._model.state_dict()
+        for s, stage in enumerate(self._model.stages):
+            for name in ("weight", "bias")[:1 + stage.linear.bias]:
+                key = f"{stage.index}.{name}"
+                yield (key, state[key].shape, self.regions[s][name],
+                       self.regions[s].get(f"{name}_momentum"))
+
+    def upload(self, momentum=None):
+        """Master weights, and momentum (zero if not given), to the device."""
+        state = self._model.state_dict()
+        for key, shape, region, velocity in self:
+            self._write(region, state[key], Class.WEIGHT)
+            if velocity is not None:
+                values = np.zeros(shape, np.float32) if momentum is None else momentum[key]
+                self._write(velocity, values, Class.OPTIMIZER)
+        self._device.claim(None)
+
+    def download(self):
+        """Refresh the model's master weights from the device."""
+        self._model.load_state_dict({key: self.read(region, shape, Class.WEIGHT)
+                                     for key, shape, region, _ in self})
+
+    def momentum(self):
+        """State name -> momentum, from the device."""
+        return {key: self.read(velocity, shape, Class.OPTIMIZER)
+                for key, shape, _, velocity in self if velocity is not None}
+
+    def read(self, region, shape, cls):
+        """What stands in ``region``, as an array of ``shape``; ``cls`` is the class of its bytes."""
+        raw = self._device.read_memory(region.tier, region.address, region.nbytes, cls=cls)
+        return region.unpack(raw).reshape(shape)
+
+    def _write(self, region, values, cls):
+        self._device.write_memory(region.tier, region.address, region.pack(values), cls=cls)
