@@ -62,7 +62,7 @@ class Parameters:
                 for key, shape, _, velocity in self if velocity is not None}
 
     def read(self, region, shape, cls):
-        """What stands in ``region``, as an array of ``shape``; ``cls`` is the class of its bytes."""
+        """What stands in ``region``, an array of ``shape``; ``cls`` is the class of its bytes."""
         raw = self._device.read_memory(region.tier, region.address, region.nbytes, cls=cls)
         return region.unpack(raw).reshape(shape)
 
