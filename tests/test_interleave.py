@@ -8,6 +8,7 @@ import pytest
 
 import gradmill as gm
 from gradmill.cycle_model import predict
+from gradmill.lowering import interleave as interleaving
 from gradmill.lowering import pipeline
 from gradmill.lowering.buffers import VIRTUAL_ROWS
 from gradmill.lowering.footprint import footprint
@@ -18,6 +19,8 @@ from gradmill_hw.isa import Opcode
 from tests.test_pipeline import network, random_order
 
 
+#: A network that is balanced on two and on four tiles.
+WIDE = (8, 64, 64, 72, 64, 64, 8)
 #: widths, B, M, tiles
 CASES = [((20, 16, 12, 9, 5), 24, 4, 4), ((9, 12, 7, 5), 10, 3, 2), ((8, 24, 16, 2), 11, 2, 3),
          ((17, 9, 3), 7, 2, 1)]
@@ -150,8 +153,8 @@ def most_held(code):
 
 
 def test_it_is_faster_than_one_operation_after_the_other(monkeypatch):
-    config, widths = SIM.replace(tiles=4), (8, 64, 64, 72, 64, 64, 8)
-    cycles = []
+    config, widths = SIM.replace(tiles=4), WIDE
+    taken = []
     for plain in (False, True):
         with gm.open("emulator", config) as device:
             trainer = gm.Trainer(network(widths), device, optimizer=gm.SGD(lr=0.1),
@@ -160,8 +163,8 @@ def test_it_is_faster_than_one_operation_after_the_other(monkeypatch):
                 monkeypatch.setattr(pipeline, "interleave", in_turn)
             programs = trainer._lowering.train(192, 2, (1 << 16, 1 << 12), trainer._regions,
                                                trainer._losses_at)
-            cycles.append(predict(programs, config).cycles)
-    assert cycles[0] < 0.8 * cycles[1], cycles
+            taken.append(predict(programs, config).cycles)
+    assert taken[0] < 0.8 * taken[1], taken
 
 
 def in_turn(config, buffers, codes, steps, limits, far):
@@ -175,6 +178,77 @@ def in_turn(config, buffers, codes, steps, limits, far):
                 at[t].setdefault(row, buffers[t].panels[len(at[t]) % 2])
             orders[t].append((index, {row: at[t][row] for row in used}))
     return Interleaving(orders)
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_groups_of_tiles_give_the_order_of_a_plain_search(case, monkeypatch):
+    class Plain:
+        """Looks at every instruction at every step."""
+
+        def __init__(self, key):
+            self.key, self.nodes = key, []
+
+        def add(self, node):
+            self.nodes.append(node)
+
+        def take(self):
+            node = min(self.nodes, key=self.key)
+            self.nodes.remove(node)
+            return node
+
+    buffers, codes, steps, limits, made = lowered(*CASES[case], monkeypatch)
+    monkeypatch.setattr(interleaving, "_Ready", Plain)
+    plain = interleave(buffers[0].config, buffers, codes, steps, limits)
+    assert plain.orders == made.orders
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 4])
+def test_instructions_are_placed_at_the_cycles_that_the_model_predicts(tiles, monkeypatch):
+    ends = []
+
+    class Spied(interleaving._Placing):
+        def place(self, node):
+            super().place(node)
+            ends.append(max(self._ends.values()))
+
+    monkeypatch.setattr(interleaving, "_Placing", Spied)
+    (found,) = cycles(tiles, 12, 1)
+    assert ends[-1] == pytest.approx(found, rel=0.02)
+
+
+def cycles(tiles, count, *virtual):
+    """Predicted cycles of each number of virtual minibatches of ``count`` sub-minibatches of 16
+    samples."""
+    config = SIM.replace(tiles=4)
+    with gm.open("emulator", config) as device:
+        trainer = gm.Trainer(network(WIDE), device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
+                             virtual_minibatch=16 * count, sub_minibatch=16, tiles=tiles)
+    return [predict(trainer._lowering.train(16 * count, v, (1 << 16, 1 << 12), trainer._regions,
+                                            trainer._losses_at), config).cycles
+            for v in virtual]
+
+
+@pytest.mark.parametrize(("tiles", "work", "once"), [(2, 6912, 9000), (4, 3456, 6500)])
+def test_steady_state(tiles, work, once):
+    """A sub-minibatch more takes hardly more than the products of the slowest tile, a virtual
+    minibatch costs a fixed time beyond that."""
+    few, many = (two - one for one, two in (cycles(tiles, count, 1, 2) for count in (8, 16)))
+    assert many - few < 1.02 * 8 * work, (few, many)
+    assert many - 16 * work < once, (few, many)
+
+
+def test_what_is_complete_is_sent_while_the_rest_is_computed(monkeypatch):
+    """Column blocks go to the neighbour product by product: the first ones before the last product
+    of the same output has been put away."""
+    _, codes, _, _, made = lowered((8, 64, 64, 8), 64, 16, 2, monkeypatch)
+    code = made.apply(codes)[0]
+    sends = [(k, fields) for k, (opcode, fields) in enumerate(code) if opcode is Opcode.SEND]
+    assert len(sends) == 2 * 4, "two pieces for each sub-minibatch"
+    for (first, one), (second, other) in zip(sends[::2], sends[1::2], strict=True):
+        assert one["sub"] == other["sub"] and one["op0"] < other["op0"]
+        put = max(k for k, (opcode, fields) in enumerate(code[:second])
+                  if opcode is Opcode.VECTOR and fields.get("op3") == other["op0"])
+        assert first < put
 
 
 # Sets -------------------------------------------------------------------------------------------
@@ -196,6 +270,34 @@ def test_a_paced_order_has_the_same_operations_and_fewer_sets(seed):
     assert held(found, tiles) == held(order, tiles)
     if found != tuple(order):
         assert all(max(pair) <= cap for pair in received(found, tiles))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pacing_takes_the_first_step_that_is_possible(seed):
+    rng = random.Random(seed)
+    tiles, count, cap = rng.randrange(2, 5), rng.randrange(3, 12), rng.randrange(2, 6)
+    order = random_order(tiles, count, cap, rng)
+    limits = [rng.randrange(2, 6) for _ in range(tiles)]
+    done = {(t, kind): 0 for t in range(tiles) for kind in "FBW"}
+
+    def possible(t, kind, j):
+        if kind == "W":
+            return True
+        source, target = (t - 1, t + 1) if kind == "F" else (t + 1, t - 1)
+        return ((not 0 <= source < tiles or done[source, kind] > j)
+                and (not 0 <= target < tiles or j < done[target, "W"] + limits[target]))
+
+    found, rest = [], list(order)
+    while rest:
+        heads = {t: next((step for step in rest if step[0] == t), None) for t in range(tiles)}
+        step = next((step for step in rest if step == heads[step[0]] and possible(*step)), None)
+        if step is None:
+            found = order
+            break
+        rest.remove(step)
+        done[step[:2]] += 1
+        found.append(step)
+    assert paced(order, limits) == tuple(found)
 
 
 def test_a_tile_does_not_run_ahead_of_the_sets_of_the_next():
