@@ -179,13 +179,14 @@ def _qsnr(stash, task, seed):
 
 
 def spot_check(console):
-    """Two virtual minibatches of digits in every format, on the RTL and on the emulator."""
-    config, found = SIM.replace(stash=True), {}
+    """Two virtual minibatches of digits in every format, on the RTL and on the emulator: a small
+    array and network, which are simulated soon."""
+    config, found = SIM.replace(stash=True, n=4, bus_bits=128), {}
     job = load_task("digits")
     for backend in ("verilator", "emulator"):
         with gm.open(backend, config) as device:
             for label, stash in track(ENTRIES.items(), backend, console=console):
-                model = load_task("digits").model
+                model = load_task("digits", hidden=(16, 16)).model
                 trainer = gm.Trainer(model, device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
                                      virtual_minibatch=32, sub_minibatch=16, stash=stash)
                 trainer.fit(job.x[:64], job.y[:64], epochs=1)

@@ -128,24 +128,26 @@ def _adaptive(lines):
     seeds = sorted(own.keys() & fixed.keys())
     if len(seeds) < 2:
         return ""
-    shares, steps = [], []
+    means, shares, of_fixed, steps = [], [], [], []
     for seed in seeds:
         since = own[seed]["switches"][-1]["virtual_minibatch"]
         values, stored = (sum(entry[k] for entry in own[seed]["bits"] if entry[0] > since)
                           for k in (1, 2))
-        shares.append(own[seed]["bytes"] / own[seed]["values"] * values / stored)
+        means.append(8 * own[seed]["bytes"] / own[seed]["values"])
+        shares.append(100 * means[-1] * values / (8 * stored))
+        of_fixed.append(100 * own[seed]["bytes"] / fixed[seed]["bytes"])
         steps.append(", ".join(f"{entry['virtual_minibatch']} ({entry['formats']['1']})"
                                for entry in own[seed]["switches"][1:]))
     mean, half = interval([100 * (own[s]["accuracy"] - fixed[s]["accuracy"]) for s in seeds])
     text = ["", f"`gm.AdaptiveStash()` on digits over {own[seeds[0]]['epochs']} epochs, beside",
-            f"{_WIDEST}, from the beginning; mean bits are relative to the format that",
-            f"the run ended with. Accuracy: {mean:+.2f} ± {half:.2f} points, {len(seeds)} seeds.",
-            "",
-            "| seed | switches at virtual minibatch | mean bits | of the final format |",
-            "|---|---|---|---|"]
-    for seed, share, step in zip(seeds, shares, steps, strict=True):
-        bits = 8 * own[seed]["bytes"] / own[seed]["values"]
-        text.append(f"| {seed} | {step or 'none'} | {bits:.3f} | {100 * share:.0f} % |")
+            f"{_WIDEST}, from the beginning: {mean:+.2f} ± {half:.2f} points of accuracy over",
+            f"{len(seeds)} seeds.", "",
+            "| seed | switches at virtual minibatch | mean bits | of the format at the end "
+            f"| of {_WIDEST} |\n|---|---|---|---|---|"]
+    rows = [*zip(seeds, steps, means, shares, of_fixed, strict=True),
+            ("mean", "", np.mean(means), np.mean(shares), np.mean(of_fixed))]
+    text += [f"| {seed} | {step} | {bits:.3f} | {share:.0f} % | {of_fixed:.0f} % |"
+             for seed, step, bits, share, of_fixed in rows]
     return "\n".join(text) + "\n"
 
 

@@ -66,8 +66,9 @@ def test_the_adaptive_run_is_compared_with_its_final_format(tmp_path, monkeypatc
         lines.append(entry)
     stash_report.write(lines, stash.ENTRIES)
     page = (tmp_path / "study.md").read_text()
-    assert "| 1 | 4 (ubfp(4)/64) | 2.000 | 50 % |" in page
-    assert "+1.00 ± 0.00 points, 2 seeds" in page
+    assert "| 1 | 4 (ubfp(4)/64) | 2.000 | 50 % | 47 % |" in page
+    assert "| mean |  | 2.000 | 50 % | 47 % |" in page
+    assert "+1.00 ± 0.00 points of accuracy over\n2 seeds" in page
 
 
 def test_runs_that_have_their_line_are_not_repeated(tmp_path, monkeypatch):
