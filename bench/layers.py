@@ -1,9 +1,9 @@
 """Layer-to-layer execution: bytes, weight high-water mark, stall and overlap of deep networks.
 
 Predicted by the cycle model for L layers and several speeds of far memory, and measured on the RTL
-for the shallow ones. Stall: cycles beyond those with a far memory that takes no time. Load over run:
-beats that far memory moves for a layer in backward, over the cycles in which the array takes rows
-of one sub-minibatch then; a group should be longer than that.
+for the shallow ones. Stall: cycles beyond those with a far memory that takes no time. Load over
+run: cycles in which far memory delivers what a layer loads in backward, over those in which the
+array takes rows of one sub-minibatch then; a group should be longer than that.
 """
 
 import numpy as np

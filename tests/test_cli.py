@@ -114,6 +114,23 @@ def test_options_reach_the_trainer(tmp_path):
         assert arrays[name].tobytes() == values.tobytes()
 
 
+def test_layer_to_layer_ends_with_the_same_weights(tmp_path):
+    _train(tmp_path / "resident", "--epochs", 1, task="digits")
+    _train(tmp_path / "layers", "--epochs", 1, "--layer-to-layer", "--boundaries", "far",
+           task="digits")
+    (expected, _), (found, _) = (read_checkpoint(tmp_path / name / "checkpoint")
+                                 for name in ("resident", "layers"))
+    for name, values in expected.items():
+        assert found[name].tobytes() == values.tobytes(), name
+    assert json.loads((tmp_path / "resident" / "report.json").read_text())["layer_to_layer"] is None
+    report = json.loads((tmp_path / "layers" / "report.json").read_text())
+    assert report["layer_to_layer"].items() >= {"boundaries": "far", "layers": 2}.items()
+    assert report["bytes"]["far"]["optimizer"]["read"] > 0
+    assert report["pipeline"]["cycles_per_virtual_minibatch"]["predicted"] > 0
+    text = _train(tmp_path / "bad", "--layer-to-layer", "--boundaries", "disk", code=2)
+    assert "use near or far" in text
+
+
 def test_resume_continues_an_interrupted_run(tmp_path):
     _train(tmp_path / "whole")
     job, steps = _tiny(0), []
