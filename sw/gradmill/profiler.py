@@ -6,7 +6,7 @@ from .lowering.buffers import VIRTUAL_ROWS, Part, TileBuffers
 from .lowering.emitter import Emitter
 from .lowering.footprint import Fields
 from .lowering.layout import blocks, somewhere
-from .lowering.pipeline import Batch, TrainTile
+from .lowering.tiles import Batch, TrainTile
 from .lowering.programs import Bases
 from .nn import MSE
 from .planner.profile import LayerProfile, Profile

@@ -14,7 +14,7 @@ from .layer_memory import LayerMemory
 from .layer_passes import LayerEmitter, Predict, Train
 from .layout import parameter_regions
 from .optimizer import load_parameters
-from .pipeline import Batch
+from .tiles import Batch
 from .programs import assemble, iterations
 from .timely import timely
 

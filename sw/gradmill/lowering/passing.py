@@ -7,7 +7,7 @@ from gradmill_hw.isa import Class, Kind, Opcode
 from gradmill_hw.regs import Tier
 
 from .layout import Matrix, blocks
-from .pipeline import TrainTile
+from .tiles import TrainTile
 
 
 __all__ = ["ActivationMemory", "PassingTile", "Runs"]

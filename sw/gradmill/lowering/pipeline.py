@@ -9,61 +9,24 @@ semaphores are there, it is at the head of its queue, and if it sends, its partn
 the neighbour's queue too. No program made here can deadlock, however short queues and links are.
 """
 
-from dataclasses import dataclass
 
 from gradmill_hw.config import ConfigError
-from gradmill_hw.isa import Class, Kind, Opcode
+from gradmill_hw.isa import Opcode
 
 from ..nn import MSE
-from . import loss as losses
 from .buffers import Part, TileBuffers
 from .emitter import Emitter
 from .interleave import Step, interleave, interleave_one
-from .layout import blocks
-from .optimizer import load_parameters, update_bias, update_weight
+from .optimizer import load_parameters
 from .programs import assemble, iterations
 from .sets import held, paced, received
+from .tiles import Batch, PredictTile, TrainTile
 
 
-__all__ = ["RANDOM_STEP", "Batch", "Lowering", "TrainTile"]
+__all__ = ["RANDOM_STEP", "Lowering"]
 
 #: Random numbers of a virtual minibatch, in rows.
 RANDOM_STEP = 1 << 24
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A virtual minibatch in memory: whole sub-minibatches, then a short one.
-
-    Parameters
-    ----------
-    size : int
-        Samples, B.
-    sub : int
-        Samples of a sub-minibatch, M.
-    data_bytes, label_bytes : int
-        Bytes of one whole sub-minibatch of inputs, and of labels or results.
-    """
-
-    size:        int
-    sub:         int
-    data_bytes:  int
-    label_bytes: int
-
-    @classmethod
-    def of(cls, kind, size, sub, stages, loss, config):
-        """That of ``size`` samples for a ``"train"`` or a ``"predict"`` program."""
-        bits = kind == "train" and not isinstance(loss, MSE)
-        inputs, outputs = stages[0].linear.inputs, stages[-1].linear.outputs
-        data, labels = (blocks(cols, config.n) * config.run_bytes(row, sub)
-                        for row, cols in (("fp32", inputs), ("mask" if bits else "fp32", outputs)))
-        return cls(size, sub, data, labels)
-
-    @property
-    def rows(self):
-        """Samples of each sub-minibatch."""
-        whole, rest = divmod(self.size, self.sub)
-        return [self.sub] * whole + [rest] * bool(rest)
 
 
 class Lowering:
@@ -152,7 +115,7 @@ class Lowering:
         batch = self.batch("predict", size)
         tiles = range(len(self.buffers))
         order = [(t, "F", j) for j in range(len(batch.rows)) for t in tiles]
-        return self._programs(order, batch, 1, (0,) * 5, _Predict)
+        return self._programs(order, batch, 1, (0,) * 5, PredictTile)
 
     def train(self, size, count, strides, regions, result, kind=None):
         """``count`` virtual minibatches of ``size`` samples, each with its update.
@@ -237,189 +200,3 @@ class Lowering:
             self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
                                                   self._limits, self.memory and self.memory.far)
         return self._interleavings[key].apply(codes)
-
-
-#: Operation -> method of a tile.
-_METHODS = {"F": "forward", "B": "backward", "W": "weights"}
-
-
-class _Tile:
-    """One tile in the course of a virtual minibatch."""
-
-    def __init__(self, emit, batch, bases):
-        self.emit, self.batch, self.bases = emit, batch, bases
-        self.part, self.buffers = emit.part, emit.buffers
-        self.stash = None
-        self._loaded = 0
-
-    def run(self, operation, j):
-        """Append the instructions of one operation, ``"F"``, ``"B"`` or ``"W"``."""
-        element, register = self.bases.random
-        self.emit.place = element + j * self.buffers.random_rows, register
-        batch, register = self.bases.batches
-        self.emit.numbers = (batch << 24) + j * self.buffers.random_rows, register
-        getattr(self, _METHODS[operation])(j)
-
-    def _set(self, j):
-        """Sets that sub-minibatch ``j`` uses."""
-        return j % len(self.buffers.x), j % len(self.buffers.dy)
-
-    @staticmethod
-    def _in_turn(places, j):
-        return places[j % len(places)]
-
-    def _tag(self, j, **fields):
-        return {"sub": j % (1 << 16), "last_sub": int(j == len(self.batch.rows) - 1), **fields}
-
-    def outgoing(self, operation, j):
-        """Column blocks of what ``operation`` sends, ``(first, count)``, product by product."""
-        buffers, m = self.buffers, self.batch.rows[j]
-        target, source = ((buffers.sent, buffers.weight[self.part.last]) if operation == "F" else
-                          (buffers.returned, buffers.dy[0][self.part.first]))
-        return buffers.products(target[0].blocks, m, source.blocks)
-
-    def receive_input(self, j, span):
-        self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j), span)
-
-    def send_output(self, j, span):
-        self.emit.send_output(j % 2, self.batch.rows[j], self._tag(j), span)
-
-    def receive_gradient(self, j, span):
-        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1),
-                                   span)
-
-    def send_gradient(self, j, span):
-        self.emit.send_gradient(j % 2, self.batch.rows[j], self._tag(j, gradient=1), span)
-
-    def _load_ahead(self, j):
-        """Load sub-minibatches up to ``j`` from memory, as far as there are any."""
-        while self._loaded <= min(j, len(self.batch.rows) - 1):
-            self.load(self._loaded, self.batch.rows[self._loaded])
-            self._loaded += 1
-
-    def load(self, j, m):
-        """What comes from memory."""
-        if self.part.begins:
-            emit, (offset, base) = self.emit, self.bases.data
-            emit.chunk(Kind.FP32, Class.DATA, self._in_turn(self.buffers.samples, j), m,
-                       offset + j * self.batch.data_bytes, base)
-
-    def _stages(self, j, **options):
-        """Forward through the stages of this tile."""
-        emit, m, (k, _) = self.emit, self.batch.rows[j], self._set(j)
-        self._load_ahead(j)
-        start = len(emit.code)
-        if self.part.begins:
-            emit.quantise_samples(self._in_turn(self.buffers.samples, j), k, m)
-        for s in self.part.numbers:
-            for first, count in emit.forward(s, k, j % 2, m, **options):
-                self._made(s, m, first, count)
-            if self.stash is not None:
-                self.stash.store(emit, s, k, m)
-        return start
-
-    def _made(self, s, m, first, count):
-        """Blocks of the result of stage ``s`` are on chip."""
-
-
-class _Predict(_Tile):
-    """Forward only."""
-
-    def forward(self, j):
-        self._stages(j, training=False)
-        self._load_ahead(j + 1)
-        if self.part.ends:
-            offset, base = self.bases.labels
-            losses.store_outputs(self.emit, self.batch.rows[j],
-                                 offset + j * self.batch.label_bytes, base)
-
-
-class TrainTile(_Tile):
-    """Forward, backward, two-level reduction and update."""
-
-    def __init__(self, emit, batch, bases, loss, optimizer, regions, result):
-        super().__init__(emit, batch, bases)
-        self.loss, self.momentum = loss, optimizer.momentum
-        self.regions, self.result = regions, result
-        self._owed = None  # sub-minibatch whose loss is still to be added
-
-    def load(self, j, m):
-        super().load(j, m)
-        if self.part.ends:
-            offset, base = self.bases.labels
-            losses.load_labels(self.emit, j % 2, m, offset + j * self.batch.label_bytes, base,
-                               self.loss)
-
-    def forward(self, j):
-        self._settle()
-        start = self._stages(j, pad=int(not isinstance(self.loss, MSE)))
-        self._mark(start, "hold", first=True)
-        if self.part.ends:
-            losses.gradient(self.emit, self.loss, j % 2, self._set(j)[1], self.batch.rows[j],
-                            self.batch.size)
-            self._owed = j
-        self._load_ahead(j + 1)
-
-    def backward(self, j):
-        """Data gradients. Nobody waits for those of the first tile: they go with the weights."""
-        if not self.part.begins:
-            self._data_gradients(self.part.numbers, j)
-            self._settle()
-
-    def _data_gradients(self, stages, j):
-        k, kd = self._set(j)
-        for s in reversed(stages):
-            self.emit.data_gradient(s, k, kd, j % 2, self.batch.rows[j])
-
-    def weights(self, j):
-        m, (k, _) = self.batch.rows[j], self._set(j)
-        start = len(self.emit.code)
-        if self.stash is not None:
-            for s in reversed(self.part.numbers):
-                self.stash.load(self.emit, s, k, m)
-        if self.part.begins:
-            self._data_gradients(self.part.numbers[1:], j)
-        for s in self.part.numbers:  # what the next forward needs first is updated first
-            self._gradients(s, j)
-        self._mark(start, "release", first=False)
-        self._end(j)
-
-    def _gradients(self, s, j):
-        """Sums of the gradients of stage ``s``, and after the last one its update."""
-        m, (k, kd) = self.batch.rows[j], self._set(j)
-        first, last = j == 0, j == len(self.batch.rows) - 1
-        self.emit.bias_gradient(s, kd, m, first=first)
-        for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
-            if last:
-                self.update_weight(s, column, grad)
-        if last:
-            self.update_bias(s)
-        self._settle()
-
-    def _end(self, j):
-        """The loss leaves after the last sub-minibatch."""
-        if j == len(self.batch.rows) - 1 and self.part.ends:
-            outputs = self.buffers.logits.cols if isinstance(self.loss, MSE) else 1
-            offset, base = self.bases.losses
-            losses.store_loss(self.emit, self.result, offset, base,
-                              1 / (self.batch.size * outputs))
-
-    def update_weight(self, s, column, grad):
-        """Use the gradient of a chunk of the weight of stage ``s``."""
-        update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
-
-    def update_bias(self, s):
-        """Use the gradient of the bias of stage ``s``."""
-        update_bias(self.emit, s, self.regions[s], self.momentum)
-
-    def _settle(self):
-        """Add the loss that is owed, before its operands are overwritten."""
-        if self._owed is not None:
-            losses.add_loss(self.emit, self.loss, self._owed % 2, self.batch.rows[self._owed],
-                            first=self._owed == 0)
-            self._owed = None
-
-    def _mark(self, start, field, *, first):
-        """Set ``field`` in the first or the last product from ``start`` on."""
-        products = [fields for opcode, fields in self.emit.code[start:] if opcode is Opcode.MATMUL]
-        products[0 if first else -1][field] = 1

@@ -3,7 +3,7 @@
 from gradmill_hw.isa import Class, Opcode
 
 from .layout import parameter_regions
-from .pipeline import TrainTile
+from .tiles import TrainTile
 
 
 __all__ = ["gradient_programs", "gradient_regions"]
