@@ -128,7 +128,7 @@ def test_recompute_keeps_bits_and_computes_what_was_planned(how):
     found, counters, trainer = trained(widths, size, sub, count, fast_memory=fast,
                                        rounding="stochastic")
     assert found == reference
-    plan = trainer._lowering.memory.plan
+    plan = trainer._lowering.activations.plan
     assert plan.advances
     macs = sum(count * widths[s] * widths[s + 1] for s in plan.advances)
     assert counters["macs"] == kept["macs"] + macs
@@ -144,7 +144,7 @@ def test_less_memory_computes_more_again():
     for fast in ("100%", "60%", "40%", "15%"):
         *_, trainer = trained((9, *[24] * 8, 5), 8, 8, 16,
                               fast_memory=gm.FastMemory(fast, recompute="optimal"))
-        advances.append(len(trainer._lowering.memory.plan.advances))
+        advances.append(len(trainer._lowering.activations.plan.advances))
     assert advances[0] == 0 and advances == sorted(advances) and advances[-1] > advances[1]
 
 

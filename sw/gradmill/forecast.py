@@ -43,7 +43,7 @@ def forecast(made, model, config, loss, optimizer, *, placed=None, **rounding):
     lowering, regions, result = placed or (
         lower(made, model, config, loss, optimizer, **rounding),
         *somewhere(model.stages, config, optimizer))
-    far = lowering.memory and lowering.memory.far
+    far = lowering.activations and lowering.activations.far
     batch = lowering.batch("train", made.virtual_minibatch)
     strides = len(batch.rows) * batch.data_bytes, len(batch.rows) * batch.label_bytes
     few, many = (predict(lowering.train(made.virtual_minibatch, count, strides, regions, result),

@@ -121,14 +121,14 @@ class Trainer:
                                        copies=self._lowering.at_once)
         self.stashing = StashControl(None if passing else stash, self._lowering, device)
         if passing:
-            self._lowering.memory = activation_memory(self.fast_memory, stash, self._lowering,
-                                                      device)
+            self._lowering.activations = activation_memory(self.fast_memory, stash,
+                                                           self._lowering, device)
         self._parameters.upload()
 
     @property
     def memory(self):
         """The :class:`~gradmill.memory.Manager` of the fast memory; ``None`` without one."""
-        return self._lowering.memory and self._lowering.memory.manager
+        return self._lowering.activations and self._lowering.activations.manager
 
     # running --------------------------------------------------------------------------------
 

@@ -128,10 +128,10 @@ class Emitter:
         self.vector(rows=m, count=x.blocks, cols=x.cols, op0=source.base, a_stride=source.stride,
                     op3=x.base, t_stride=x.stride, write_tensor=1)
 
-    def forward(self, s, k, out, m, *, pad=0, training=True):
+    def forward(self, s, k, out, m, *, pad=0, training=True, made=None):
         """Stage ``s``: product, bias and activation, from set ``k`` into the same set, into
-        output ``out`` for the next tile, or into ``logits``. Yields ``(first block, blocks)`` of
-        the result when they are complete."""
+        output ``out`` for the next tile, or into ``logits``. Where blocks of the result are
+        complete, ``made(first block, blocks)`` may add instructions."""
         buffers = self.buffers
         stage, w, x = self.part.stages[s], buffers.weight[s], buffers.x[k][s]
         signs = None
@@ -165,7 +165,8 @@ class Emitter:
             else:
                 fields |= {"op3": part.base, "t_stride": part.stride, "write_tensor": 1}
             self.vector(rows=m, count=count, cols=part.cols, **fields)
-            yield first, count
+            if made is not None:
+                made(first, count)
 
     # backward -------------------------------------------------------------------------------
 

@@ -238,8 +238,7 @@ class PassingTile(TrainTile):
             elif step.action == "store":
                 memory.store(emit, s, m, memory.runs(emit, s, m).count)
             elif step.action == "advance":
-                for _ in emit.forward(s, 0, j % 2, m, training=False):
-                    pass
+                emit.forward(s, 0, j % 2, m, training=False)
             else:
                 self._backward(s, j, m)
         if memory.recorder:

@@ -61,7 +61,7 @@ class Lowering:
     -------
     stashes : list of StashPlaces
         What each tile stashes; empty: nothing. Programs are made for what stands here.
-    memory : ActivationMemory
+    activations : ActivationMemory
         Where activations that do not stay on chip go. Set before the first training program.
     at_once : int
         Most virtual minibatches of a program.
@@ -75,7 +75,7 @@ class Lowering:
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._interleavings = {}
-        self.stashes, self.memory, self._passing = [], None, passing
+        self.stashes, self.activations, self._passing = [], None, passing
         parts = [Part(tuple(stages), first, last) for first, last in spans]
         needed = held(order, len(parts))
         if passing:
@@ -134,7 +134,7 @@ class Lowering:
         batch = self.batch("train", size)
         order = [step for step in self._order if step[2] < len(batch.rows)]
         steps = (*strides, result.stride, RANDOM_STEP, 1)
-        kind = kind or (self.memory.tile if self._passing else TrainTile)
+        kind = kind or (self.activations.tile if self._passing else TrainTile)
         return self._programs(order, batch, count, steps, kind, self.loss, self.optimizer,
                               regions, result)
 
@@ -143,7 +143,7 @@ class Lowering:
         piece."""
         batch = self.batch("train", size)
         (bases,) = iterations(lambda bases: bases, 1, (0,) * 5)
-        tile = self.memory.tile(Emitter(self.buffers[0], **self._rounding), batch, bases,
+        tile = self.activations.tile(Emitter(self.buffers[0], **self._rounding), batch, bases,
                                 self.loss, self.optimizer, regions, result, recorder=recorder)
         for _, operation, j in self._order:
             if j < len(batch.rows):
@@ -197,6 +197,7 @@ class Lowering:
                          (tiles[t - 1].receive_gradient, j, span))
         key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
         if key not in self._interleavings:
-            self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
-                                                  self._limits, self.memory and self.memory.far)
+            self._interleavings[key] = interleave(
+                self.config, self.buffers, codes, steps, self._limits,
+                self.activations and self.activations.far)
         return self._interleavings[key].apply(codes)

@@ -25,7 +25,7 @@ class Recorder:
 
     @property
     def _memory(self):
-        return self._lowering.memory
+        return self._lowering.activations
 
     def run(self, code):
         """Run ``code``, which belongs to the stage at hand, and empty it."""

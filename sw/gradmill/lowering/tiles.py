@@ -1,6 +1,7 @@
 """What a tile does with a sub-minibatch: instructions of forward, backward, weights and update."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from gradmill_hw.isa import Class, Kind, Opcode
 
@@ -121,8 +122,7 @@ class _Tile:
         if self.part.begins:
             emit.quantise_samples(self._in_turn(self.buffers.samples, j), k, m)
         for s in self.part.numbers:
-            for first, count in emit.forward(s, k, j % 2, m, **options):
-                self._made(s, m, first, count)
+            emit.forward(s, k, j % 2, m, made=partial(self._made, s, m), **options)
             if self.stash is not None:
                 self.stash.store(emit, s, k, m)
         return start
