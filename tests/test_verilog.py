@@ -11,8 +11,7 @@ from gradmill_hw.emit import emit
 from tests.formal.prove import run_yosys
 
 
-CONFIGS = {"nano": NANO, "codec and copy": NANO.replace(stash=True, copy=True),
-           "chain": NANO.replace(tiles=2), "edge": EDGE}
+CONFIGS = {"nano": NANO, "chain": NANO.replace(tiles=2), "edge": EDGE}
 #: Signals of AXI4 and of AXI4-Lite, by channel.
 ADDRESS = {"addr", "valid", "ready", "prot"}
 BURST = ADDRESS | {"id", "len", "size", "burst", "lock", "cache", "qos"}
