@@ -13,11 +13,10 @@ from .bursts import beats_bits
 from .completion import Completion
 from .fifo import StreamFifo
 from .ports import BfpRow, WritePort, fp32_row, mask_row
-from .read_pieces import ReadPieces
+from .read_pieces import ReadPieces, ReadRequest
 from .runs import Rows, Run, Runs
 from .unpack import Unpack
 from .window import windows_layout
-from .write_pieces import RunRequest
 
 
 __all__ = ["BEATS_BUFFERED", "RUNS_QUEUED", "Load", "Traffic"]
@@ -137,7 +136,7 @@ class Load(wiring.Component):
 
         # A run goes to the list of rows; what is asked for to its tier and to the list of tiers.
         run = runs.o.p
-        request = stream.Signature(RunRequest(config)).create()
+        request = stream.Signature(ReadRequest(config)).create()
         ask = request.p
         accepted = Signal()
         asked = Signal()
@@ -200,7 +199,7 @@ class Load(wiring.Component):
             m.d.comb += [
                 request.valid.eq(runs.o.valid & queue.i.ready),
                 ask.addr.eq(run.mem),
-                *(ask[name].eq(run[name]) for name in ("beats", "mem", "tier", "cls", "final")),
+                *(ask[name].eq(run[name]) for name in ("beats", "tier", "cls")),
                 accepted.eq(asked),
                 unpack.shape.valid.eq(rows.o.valid),
                 unpack.shape.p.kind.eq(row.run.kind),

@@ -1,16 +1,32 @@
 """Runs that are read as far as they turn out to reach."""
 
 from amaranth import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..isa import Class
 from ..stash.formats import READ_BEATS
 from .bursts import beats_bits
 from .runs import Run
-from .write_pieces import RunRequest
 
 
-__all__ = ["ReadPieces"]
+__all__ = ["ReadPieces", "ReadRequest"]
+
+
+class ReadRequest(data.StructLayout):
+    """A run, or a part of it, that is asked of the bus.
+
+    Members
+    -------
+    addr : address_bits; beats : beats_bits(config)
+        What is asked for.
+    tier, cls
+        As in the instruction.
+    """
+
+    def __init__(self, config):
+        super().__init__({"addr": config.address_bits, "beats": beats_bits(config), "tier": 1,
+                          "cls": range(len(Class))})
 
 
 class ReadPieces(wiring.Component):
@@ -26,7 +42,7 @@ class ReadPieces(wiring.Component):
     -------
     i : In(stream.Signature(Run(config)))
         Runs in order.
-    o : Out(stream.Signature(RunRequest(config)))
+    o : Out(stream.Signature(ReadRequest(config)))
         What to ask the bus for.
     more : In(1)
         The packed run needs its next beats; held until ``granted``.
@@ -43,7 +59,7 @@ class ReadPieces(wiring.Component):
     def __init__(self, config):
         self.config = config
         super().__init__({
-            "i": In(stream.Signature(Run(config))), "o": Out(stream.Signature(RunRequest(config))),
+            "i": In(stream.Signature(Run(config))), "o": Out(stream.Signature(ReadRequest(config))),
             "more": In(1), "granted": Out(range(READ_BEATS + 1)), "ended": In(1),
             "exhausted": Out(1), "busy": Out(1),
         })

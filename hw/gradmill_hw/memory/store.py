@@ -209,6 +209,8 @@ class Store(wiring.Component):
             read.bits.eq(self.acc_read.data),
             *(stored.i.p[name].eq(arrived[name]) for name in coding),
         ]
+        if config.stash:
+            m.d.comb += read.coded.eq(arrived.codec != 0)
         with m.Switch(arrived.kind):
             for kind, port in zip(Kind, (self.mask_read, self.tensor_read, None), strict=True):
                 with m.Case(kind):
@@ -288,7 +290,7 @@ class Store(wiring.Component):
         # Into the encoder.
         read, row = stored.o.p, encoder.i.p
         bfp = data.View(BfpRow(config), read.row.bits[:Shape.cast(BfpRow(config)).width])
-        coded = read.codec != 0
+        coded = read.row.coded
         m.d.comb += [
             encoder.seed.eq(self.seed), encoder.step.eq(self.step),
             encoder.i.valid.eq(stored.o.valid & coded),

@@ -106,7 +106,8 @@ class Compact(wiring.Component):
             full.eq(counted.valid & (counted.straight | (end >= n))),
             ended.eq(counted.valid & counted.last & ~counted.straight
                      & (end[:lane_bits] != 0)),
-            following.eq(Cat((lane < start) & ~counted.straight for lane in range(n))),
+            # No mark begins behind the last lane.
+            following.eq(Cat((lane < start) & ~counted.straight for lane in range(n - 1))),
         ]
         with m.If(counted.valid):
             m.d.sync += self.count.eq(upto)

@@ -74,7 +74,8 @@ class Expand(wiring.Component):
             states.append(later)
         for k in range(n):
             m.d.sync += [
-                joined[k].eq(Mux((row.start != 0) & (row.start <= k), held[k], row.codes[k])),
+                joined[k].eq(Mux((row.start != 0) & (row.start <= k if k < n - 1 else 1),
+                                 held[k], row.codes[k])),
                 source[k].eq(row.start + (ones(row.bitmap[:k]) if k else 0)),
             ]
 
