@@ -139,11 +139,12 @@ def _adaptive(lines):
         steps.append(", ".join(f"{entry['virtual_minibatch']} ({entry['formats']['1']})"
                                for entry in own[seed]["switches"][1:]))
     mean, half = interval([100 * (own[s]["accuracy"] - fixed[s]["accuracy"]) for s in seeds])
+    columns = ("seed", "switches at virtual minibatch", "mean bits", "of the format at the end",
+               f"of {_WIDEST}")
     text = ["", f"`gm.AdaptiveStash()` on digits over {own[seeds[0]]['epochs']} epochs, beside",
             f"{_WIDEST}, from the beginning: {mean:+.2f} ± {half:.2f} points of accuracy over",
             f"{len(seeds)} seeds.", "",
-            "| seed | switches at virtual minibatch | mean bits | of the format at the end "
-            f"| of {_WIDEST} |\n|---|---|---|---|---|"]
+            f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     rows = [*zip(seeds, steps, means, shares, of_fixed, strict=True),
             ("mean", "", np.mean(means), np.mean(shares), np.mean(of_fixed))]
     text += [f"| {seed} | {step} | {bits:.3f} | {share:.0f} % | {of_fixed:.0f} % |"
