@@ -26,15 +26,17 @@ _HEAD = """\
 emulator, which has the bits of the RTL (`python -m bench.stash --rtl` compares them).
 
 Networks are 64-128-10 (digits), 196-64-64-10 (mnist) and 40-100-100-10 (mnist1d), with ReLU; SGD
-with momentum 0.9, B = M = 128; epochs: {epochs}. The input of every layer but the first is
-stashed, and nothing but its weight gradient is made of what comes back.
+with momentum 0.9, B = M = 128; epochs: {epochs}. The input
+of every layer but the first is stashed, and nothing but its weight gradient is made of what comes
+back.
 
 - **bits** per stored value: bytes of class stash on the bus, by the device's counters, over
   values of whole rows; the range is over data sets.
 - **QSNR** in dB of a rectified Gaussian, 65,536 values.
 - **cosine**, **error** |g - g0| / |g0| of the weight gradients that the device computed for one
   virtual minibatch after an epoch, g0 without a stash; **bias**: that error of the mean over 16
-  draws of the random bits. Random rounding loses its error in the mean; a bias stays.
+  draws of the random bits. Random rounding loses its error in the mean; a bias stays, and the
+  controls, to nearest with too few bits, have nothing but bias.
 - **accuracy** on the test samples: difference to `none` in points, with the same seed, initial
   weights and order of samples; mean and 95 % interval (Student's t) over the seeds.
 
