@@ -35,8 +35,9 @@ back.
 - **QSNR** in dB of a rectified Gaussian, 65,536 values.
 - **cosine**, **error** |g - g0| / |g0| of the weight gradients that the device computed for one
   virtual minibatch after an epoch, g0 without a stash; **bias**: that error of the mean over 16
-  draws of the random bits. Random rounding loses its error in the mean; a bias stays, and the
-  controls, to nearest with too few bits, have nothing but bias.
+  draws of the random bits. Random rounding loses its error in the mean; what saturates stays
+  (in 1 bit, the largest values of a block), and the controls, which round to nearest with too few
+  bits, have nothing but bias.
 - **accuracy** on the test samples: difference to `none` in points, with the same seed, initial
   weights and order of samples; mean and 95 % interval (Student's t) over the seeds.
 
@@ -113,6 +114,8 @@ def _table(rows, tasks, lines):
             found = row["accuracy"].get(task)
             if found is None:
                 cells.append("")
+            elif found[2] == 1 and row["label"] != "none":
+                cells.append(f"{found[0]:+.2f} (1)")
             elif row["label"] == "none":
                 cells.append(f"{found[3]:.2f} % ({found[2]} seeds)")
             else:
