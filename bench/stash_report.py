@@ -26,15 +26,18 @@ _HEAD = """\
 emulator, which has the bits of the RTL (`python -m bench.stash --rtl` compares them).
 
 Networks are 64-128-10 (digits), 196-64-64-10 (mnist) and 40-100-100-10 (mnist1d), with ReLU; SGD
-with momentum 0.9, B = M = 128; epochs: {epochs}. The input of every layer but the first is
-stashed, and nothing but its weight gradient is made of what comes back.
+with momentum 0.9, B = M = 128; epochs: {epochs}. The input
+of every layer but the first is stashed, and nothing but its weight gradient is made of what comes
+back.
 
 - **bits** per stored value: bytes of class stash on the bus, by the device's counters, over
   values of whole rows; the range is over data sets.
 - **QSNR** in dB of a rectified Gaussian, 65,536 values.
 - **cosine**, **error** |g - g0| / |g0| of the weight gradients that the device computed for one
   virtual minibatch after an epoch, g0 without a stash; **bias**: that error of the mean over 16
-  draws of the random bits. Random rounding loses its error in the mean; a bias stays.
+  draws of the random bits. Random rounding loses its error in the mean; what saturates stays
+  (in 1 bit, the largest values of a block), and the controls, which round to nearest with too few
+  bits, have nothing but bias.
 - **accuracy** on the test samples: difference to `none` in points, with the same seed, initial
   weights and order of samples; mean and 95 % interval (Student's t) over the seeds.
 
@@ -111,6 +114,8 @@ def _table(rows, tasks, lines):
             found = row["accuracy"].get(task)
             if found is None:
                 cells.append("")
+            elif found[2] == 1 and row["label"] != "none":
+                cells.append(f"{found[0]:+.2f} (1)")
             elif row["label"] == "none":
                 cells.append(f"{found[3]:.2f} % ({found[2]} seeds)")
             else:
@@ -139,11 +144,12 @@ def _adaptive(lines):
         steps.append(", ".join(f"{entry['virtual_minibatch']} ({entry['formats']['1']})"
                                for entry in own[seed]["switches"][1:]))
     mean, half = interval([100 * (own[s]["accuracy"] - fixed[s]["accuracy"]) for s in seeds])
+    columns = ("seed", "switches at virtual minibatch", "mean bits", "of the format at the end",
+               f"of {_WIDEST}")
     text = ["", f"`gm.AdaptiveStash()` on digits over {own[seeds[0]]['epochs']} epochs, beside",
             f"{_WIDEST}, from the beginning: {mean:+.2f} ± {half:.2f} points of accuracy over",
             f"{len(seeds)} seeds.", "",
-            "| seed | switches at virtual minibatch | mean bits | of the format at the end "
-            f"| of {_WIDEST} |\n|---|---|---|---|---|"]
+            f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     rows = [*zip(seeds, steps, means, shares, of_fixed, strict=True),
             ("mean", "", np.mean(means), np.mean(shares), np.mean(of_fixed))]
     text += [f"| {seed} | {step} | {bits:.3f} | {share:.0f} % | {of_fixed:.0f} % |"
