@@ -164,7 +164,7 @@ def test_it_is_faster_than_one_operation_after_the_other(monkeypatch):
     assert cycles[0] < 0.8 * cycles[1], cycles
 
 
-def in_turn(config, buffers, codes, steps, limits):
+def in_turn(config, buffers, codes, steps, limits, far=None):
     """What :func:`interleave` would be without interleaving: panels in turn."""
     orders, at = [[] for _ in codes], [{} for _ in codes]
     for step in steps:
