@@ -152,7 +152,7 @@ def test_less_memory_computes_more_again():
                                    gm.Stash("mask+bfp(2)/16", rounding="stochastic"),
                                    gm.Stash(layers={2: "mx6", 4: "bfp(4)/64"})])
 def test_stash_formats_keep_their_bits(stash):
-    case = (9, 24, 24, 17, 24, 24, 5), 20, 8, 4 * 20
+    case = (9, 24, 24, 17, 24, 24, 5), 20, 12, 4 * 20
     if all(s in dict(stash.layers) for s in (2, 4)):
         rest = {"fast_memory": gm.FastMemory("100%", poison=True)}
     else:

@@ -167,7 +167,7 @@ def test_it_is_faster_than_one_operation_after_the_other(monkeypatch):
     assert taken[0] < 0.8 * taken[1], taken
 
 
-def in_turn(config, buffers, codes, steps, limits, far):
+def in_turn(config, buffers, codes, steps, limits, far=None):
     """What :func:`interleave` would be without interleaving: panels in turn."""
     orders, at = [[] for _ in codes], [{} for _ in codes]
     for step in steps:

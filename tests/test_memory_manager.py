@@ -92,6 +92,7 @@ def test_after_the_first_pass_exactly_what_does_not_fit_leaves_at_once():
     owner.learn()
     bench.backward()
     assert owner.excess == 20 - 8
+    places = owner.grown[0]
     for _ in range(3):
         bench.log.clear()
         bench.forward()
@@ -100,6 +101,10 @@ def test_after_the_first_pass_exactly_what_does_not_fit_leaves_at_once():
         bench.backward()
         back = [activation for out, activation, _ in bench.log if not out]
         assert back == sorted(back, reverse=True) and len(back) == 12
+    assert owner.grown[0] == places, "places in far memory are used again"
+    new, _ = owner.produce(1, 4)
+    moves = owner.write_back()
+    assert [move.buffer for move in moves] == new, "though there is room"
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -141,6 +146,18 @@ def test_prefetch_is_as_far_ahead_as_copies_are_slow():
         bench.forward()
         owner.learn()
         issued[cycles] = owner._issue
+        bench.backward()
+        bench.forward()
+        # Nothing is missing when it is needed, and nothing came before it had to.
+        for stage in range(8, 0, -1):
+            if stage < 8:
+                assert not [move for moves, *_ in owner.fetch(stage) for move in moves]
+            else:
+                list(owner.fetch(stage))
+            owner.release(stage)
+            came = {move.buffer.activation for move in owner.prefetch(stage)}
+            assert came <= {a for a, first in owner._issue.items() if first >= stage}
+            assert came or stage == 1
     assert issued[1] == {s: s + 2 for s in range(1, 7)} | {7: 8}
     assert issued[250][1] > issued[1][1]
     assert set(issued[100_000].values()) == {8}

@@ -74,10 +74,9 @@ class Emitter:
             return {"layer": s}
         return {"layer": s, "stochastic": 1, "mem": self.place[0], "mem_base": self.place[1]}
 
-    def row_numbers(self, s, first=0):
-        """Fields for random bits of the stash of the input of stage ``s``, from row ``first``."""
+    def row_numbers(self, s):
+        """Fields for random bits of the stash of the input of stage ``s``."""
         number, register = self.numbers
-        number += first
         return {"layer": s, "stochastic": 1, "op1": number & 0xffff, "op3": number >> 16 & 0xff,
                 "op2": number >> 24 & 0xffff, "op2_base": register}
 

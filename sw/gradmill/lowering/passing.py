@@ -18,27 +18,34 @@ POISON = 0xff
 
 @dataclass(frozen=True)
 class Runs:
-    """How an activation lies in memory: ``count`` runs of ``rows`` rows, ``nbytes`` bytes each at
-    most, in the format with tag ``codec`` (0: as on chip)."""
+    """How an activation lies in memory: ``count`` buffers of ``runs`` runs of ``rows`` rows, which
+    are ``stride`` bytes apart, in the format with tag ``codec`` (0: as on chip)."""
 
-    rows:   int
     count:  int
-    nbytes: int
+    runs:   int
+    rows:   int
+    stride: int
     codec:  int
 
     @property
+    def nbytes(self):
+        """Bytes of a buffer, at most."""
+        return self.runs * self.stride
+
+    @property
     def fields(self):
-        """Of the instructions that move them."""
+        """Of the instructions that copy them."""
         return {"kind": Kind.BFP, "run": self.rows, "codec": self.codec}
 
 
 def runs_of(x, m, config, entry=None):
-    """:class:`Runs` of ``m`` samples of the activation at ``x``: a run for each column block.
-    With stash format ``entry`` they are one where they fill their place."""
+    """:class:`Runs` of ``m`` samples of the activation at ``x``: a buffer for each column block. In
+    stash format ``entry`` it is one buffer, of one run where the rows fill their place."""
     padded = blocks(m, x.n) * x.n
-    codec = entry.tag if entry else 0
-    rows, count = (x.extent, 1) if entry and padded == x.stride else (padded, x.blocks)
-    return Runs(rows, count, config.run_bytes("bfp", rows, codec), codec)
+    if entry is None:
+        return Runs(x.blocks, 1, padded, config.run_bytes("bfp", padded), 0)
+    rows, runs = (x.extent, 1) if padded == x.stride else (padded, x.blocks)
+    return Runs(1, runs, rows, config.run_bytes("bfp", rows, entry.tag), entry.tag)
 
 
 class ActivationMemory:
@@ -116,13 +123,12 @@ class ActivationMemory:
     def _transfers(self, opcode, emit, s, runs, buffers):
         """Runs between chip and fast memory, those at equal distances in one instruction."""
         x = emit.buffers.x[0][s]
+        random = (emit.row_numbers(s) if self._random[opcode] and runs.codec else {"layer": s})
         for group, (stride,) in _even(buffers, lambda buffer: (buffer.fast,)):
-            first = group[0].part
-            place = Matrix(x.base + first * x.stride, runs.rows, len(group) * x.n, x.stride, x.n)
-            random = (emit.row_numbers(s, first * runs.rows)
-                      if self._random[opcode] and runs.codec else {"layer": s})
-            emit.transfer(opcode, Kind.BFP, Class.STASH, place, group[0].fast, stride,
-                          codec=runs.codec, **random)
+            place = Matrix(x.base + group[0].part * x.stride, runs.rows,
+                           len(group) * runs.runs * x.n, x.stride, x.n)
+            emit.transfer(opcode, Kind.BFP, Class.STASH, place, group[0].fast,
+                          stride or runs.stride, codec=runs.codec, **random)
 
     def _copies(self, emit, moves, m):
         if self.recorder and moves:
@@ -138,21 +144,23 @@ class ActivationMemory:
             self.recorder.run_copies(emit.code, len(moves))
 
     def _copy(self, emit, runs, group, out, near, far):
-        ends = [("near", group[0].near, near, Tier.NEAR), ("far", group[0].far, far, Tier.FAR)]
-        (_, mem, stride, tier), (_, target, apart, other) = ends if out else ends[::-1]
-        emit.code.append((Opcode.COPY, {
-            **runs.fields, "cls": Class.STASH, "count": len(group), "tier": tier, "mem": mem,
-            "mem_stride": stride, "target_tier": other, "target": target,
-            "target_stride": apart}))
-        if self._poison is not None:
-            for move in group:
-                address = move.near if out else move.far
-                self._spoil(emit, Tier.NEAR if out else Tier.FAR, address, runs)
+        ends = [(Tier.NEAR, group[0].near, near or runs.stride),
+                (Tier.FAR, group[0].far, far or runs.stride)]
+        self._emit_copy(emit, runs, len(group) * runs.runs, Class.STASH, *ends[::1 if out else -1])
+        for move in group if self._poison is not None else ():
+            self._spoil(emit, Tier.NEAR if out else Tier.FAR, move.near if out else move.far, runs)
 
     def _spoil(self, emit, tier, address, runs):
-        emit.code.append((Opcode.COPY, {
-            **runs.fields, "cls": Class.DATA, "count": 1, "tier": Tier.NEAR, "mem": self._poison,
-            "target_tier": tier, "target": address}))
+        self._emit_copy(emit, runs, runs.runs, Class.DATA, (Tier.NEAR, self._poison, runs.stride),
+                        (tier, address, runs.stride))
+
+    @staticmethod
+    def _emit_copy(emit, runs, count, cls, source, target):
+        """Copy ``count`` runs between places ``(tier, address, distance of the runs)``."""
+        fields = zip(("tier", "mem", "mem_stride", "target_tier", "target", "target_stride"),
+                     (*source, *target), strict=True)
+        emit.code.append((Opcode.COPY, {**runs.fields, "cls": cls, "count": count,
+                                        **dict(fields)}))
 
 
 def _even(items, addresses):

@@ -37,7 +37,8 @@ def activation_memory(options, stash, lowering, device):
     formats = stash.formats(stages, config) if stash else {}
     runs = {s: runs_of(buffers.x[0][s], lowering.sub, config, formats.get(s))
             for s in range(1, len(stages))}
-    place = max(run.nbytes for run in runs.values())
+    place = max(runs_of(buffers.x[0][s], m, config, formats.get(s)).nbytes
+                for s in runs for m in range(1, lowering.sub + 1))
     footprint = place * sum(run.count for run in runs.values())
     largest = max(run.count for run in runs.values())
     count = options.places(footprint, place)
