@@ -20,9 +20,11 @@ from gradmill.unit_times import Memory
 #: Two layers of 32 x 32 fill half of the tensor memory, what they compute with the other half.
 CONFIG = NANO.replace(acc_rows=2048, mask_rows=512, bus_bits=128)
 WIDTH, SUB = 32, 8
-LAYERS, GROUPS, SPEEDS = (4, 16, 64), (2, 4, 8), (1.0, 0.5, 0.25)
+SPEEDS = 1.0, 0.5, 0.25
+#: Layers and sub-minibatches of a group.
+CASES = ((4, 2), (4, 4), (4, 8), (16, 2), (16, 4), (16, 8), (64, 4))
 #: Layers and group of the runs on the RTL.
-MEASURED = ((4, 4), (16, 4))
+MEASURED = ((4, 4), (16, 4), (16, 8))
 
 
 def run(console):
@@ -32,15 +34,14 @@ def run(console):
     for column in ("L", "B/M", "weights / tensor memory", "rows for weights", "downloaded / |W|",
                    "cycles", "array", *(f"stall at {speed}" for speed in SPEEDS)):
         table.add_column(column, justify="right")
-    for count in LAYERS:
-        for group in GROUPS:
-            table.add_row(str(count), str(group), *_predicted(count, group))
+    for count, group in CASES:
+        table.add_row(str(count), str(group), *_predicted(count, group))
     console.print(table)
     console.print("Stall at 1.0, 0.5, 0.25 beats a cycle of far memory; load over run there: "
                   + ", ".join(f"{_ratio(speed):.2f}" for speed in SPEEDS))
     table = Table(title="the same on the RTL, far memory at a beat a cycle in each direction")
     for column in ("L", "B/M", "cycles", "predicted", "waits for weights",
-                   "updates beside backward"):
+                   "updates beside backward", "beside products"):
         table.add_column(column, justify="right")
     for count, group in MEASURED:
         table.add_row(str(count), str(group), *_measured(count, group))
@@ -98,4 +99,4 @@ def _measured(count, group):
         cycles, found = device.counters()["cycles"], layers(trainer, timeline)
         predicted = predict([_program(trainer)], CONFIG).cycles
     return (f"{cycles:,}", f"{predicted:,}", f"{found['waits_for_weights']:.2%}",
-            f"{found['updates_beside_backward']:.1%}")
+            f"{found['updates_beside_backward']:.1%}", f"{found['updates_beside_products']:.1%}")

@@ -214,13 +214,14 @@ def test_what_the_report_measures():
         return Span(0, queue, opcode, layer, start, end, work, 0)
 
     spans = [
-        span(Queue.MATRIX, 0, 100, 2, Work.WEIGHT_GRADIENT),
+        span(Queue.MATRIX, 0, 50, 2, Work.DATA_GRADIENT),
+        span(Queue.MATRIX, 70, 100, 2, Work.WEIGHT_GRADIENT),
         span(Queue.VECTOR, 60, 140, 3, Work.UPDATE, Opcode.VECTOR),
         span(Queue.LOAD, 90, 130, 1, Work.WEIGHTS, Opcode.LOAD),
         span(Queue.MATRIX, 140, 200, 1, Work.DATA_GRADIENT),
         span(Queue.VECTOR, 180, 220, 1, Work.UPDATE, Opcode.VECTOR),
     ]
-    assert beside_backward(spans) == 40 / 120
+    assert beside_backward(spans) == (40 / 120, 30 / 120)
     assert waits_for_weights(spans) == 30 / 220
     assert beside_backward([]) is None and waits_for_weights([]) is None
 

@@ -189,6 +189,8 @@ def _write_timeline(path, timeline, report):
     if starts:
         last = max(span.end for span in timeline.spans)
         timeline.between(starts[0], [*starts, last][min(_SHOWN, len(starts))]).write_trace(path)
+    elif timeline:  # layer to layer: a start is one virtual minibatch
+        timeline.write_trace(path)
 
 
 def _trainer(job, machine, settings, how, folder):

@@ -27,6 +27,7 @@ def layers(trainer, timeline=None):
     lowering = trainer._lowering
     (program,) = lowering.train(trainer.virtual_minibatch, 1, (0, 0), lowering.regions,
                                 trainer._losses_at)
+    beside = timeline and beside_backward(timeline.spans)
     rows = [w.extent for w in lowering.buffers[0].weight.values()]
     return {
         "layers": len(rows), "boundaries": trainer.boundaries,
@@ -35,7 +36,8 @@ def layers(trainer, timeline=None):
                         "tensor_memory": trainer.device.config.tensor_rows},
         "weight_bytes": {"all": lowering.weight_bytes(range(len(rows))),
                          "downloaded_per_update": downloads(program, trainer.device.config)},
-        "updates_beside_backward": timeline and beside_backward(timeline.spans),
+        "updates_beside_backward": beside and beside[0],
+        "updates_beside_products": beside and beside[1],
         "waits_for_weights": timeline and waits_for_weights(timeline.spans),
     }
 
@@ -61,19 +63,21 @@ def downloads(program, config):
 
 
 def beside_backward(spans):
-    """Share of the cycles in which the vector unit updates parameters while the array has a product
-    of a gradient of another layer."""
-    products = [(span.start, span.end, span.layer) for span in spans
-                if span.work in (Work.DATA_GRADIENT, Work.WEIGHT_GRADIENT)
-                and span.queue is Queue.MATRIX]
-    total = beside = 0
+    """Of the cycles in which the vector unit updates a layer: ``(share while another layer is in
+    its backward pass, share while the array has a product of that pass)``."""
+    passes, products = {}, {}
     for span in spans:
-        if span.queue is not Queue.VECTOR or span.work is not Work.UPDATE:
-            continue
-        total += span.end - span.start
-        beside += _covered(span.start, span.end, [
-            (start, end) for start, end, layer in products if layer != span.layer])
-    return beside / total if total else None
+        if span.queue is Queue.MATRIX and span.work in (Work.DATA_GRADIENT, Work.WEIGHT_GRADIENT):
+            products.setdefault(span.layer, []).append((span.start, span.end))
+    for layer, found in products.items():
+        passes[layer] = [(min(start for start, _ in found), max(end for _, end in found))]
+    updates = [span for span in spans
+               if span.queue is Queue.VECTOR and span.work is Work.UPDATE]
+    total = sum(span.end - span.start for span in updates)
+    return tuple(sum(
+        _covered(span.start, span.end, [interval for layer, found in of.items()
+                                        if layer != span.layer for interval in found])
+        for span in updates) / total for of in (passes, products)) if total else None
 
 
 def _covered(first, last, intervals):
