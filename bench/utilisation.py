@@ -5,10 +5,11 @@ eight equal layers, so that it divides among one, two, four and eight tiles.
 """
 
 from itertools import product
+from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
-from gradmill_hw.config import SIM, TILE
+from gradmill_hw.config import SIM, TILE, ConfigError
 from rich.progress import track
 from rich.table import Table
 
@@ -21,9 +22,9 @@ from gradmill.report.style import drawing
 WIDTH, LAYERS = 48, 8
 SIZES, SUBS, TILES = (32, 64, 128, 256), (8, 16, 32, 64), (1, 2, 4, 8)
 #: B where M varies, M where B varies.
-SIZE, SUB = 256, 16
+SIZE, SUB = 128, 16
 #: (B, M) that the RTL runs too, on one tile and on the chain of ``sim``.
-CHECKED = ((64, 16), (256, 16), (256, 64))
+CHECKED = ((64, 16), (128, 16), (128, 32))
 #: Virtual minibatches of the shorter and of the longer run on the RTL.
 RUNS = 1, 3
 PICTURE = Path("build/bench/utilisation.svg")
@@ -54,10 +55,14 @@ def _share(cycles, size, tiles):
 
 
 def _predicted(tiles, size, sub):
+    """``nan`` if it does not fit the memories."""
     model, loss, optimizer = _network(), gm.CrossEntropy(), gm.SGD(0.05, 0.9)
     config = TILE.replace(tiles=tiles)
-    made = plan(model, config, virtual_minibatch=size, sub_minibatch=sub, loss=loss,
-                optimizer=optimizer)
+    try:
+        made = plan(model, config, virtual_minibatch=size, sub_minibatch=sub, loss=loss,
+                    optimizer=optimizer)
+    except ConfigError:
+        return nan
     return _share(forecast(made, model, config, loss, optimizer).cycles, size, tiles)
 
 
@@ -83,8 +88,9 @@ def _table(predicted, measured):
     for size, sub in dict.fromkeys(key[1:] for key in predicted):
         cells = []
         for tiles in TILES:
-            seen = measured.get((tiles, size, sub))
-            cells.append(f"{predicted[tiles, size, sub]:.1%}" + (f" ({seen:.1%})" if seen else ""))
+            share, seen = predicted[tiles, size, sub], measured.get((tiles, size, sub))
+            cells.append("does not fit" if isnan(share) else
+                         f"{share:.1%}" + (f" ({seen:.1%})" if seen else ""))
         table.add_row(str(size), str(sub), *cells)
     return table
 
