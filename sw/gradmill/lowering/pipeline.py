@@ -20,7 +20,7 @@ from .buffers import Part, TileBuffers
 from .emitter import Emitter
 from .interleave import Step, interleave, interleave_one
 from .layout import blocks
-from .optimizer import load_parameters, update_bias, update_weight
+from .optimizer import WeightUpdate, load_parameters, update_bias
 from .programs import assemble, iterations
 from .sets import held, paced, received
 
@@ -344,10 +344,12 @@ class TrainTile(_Tile):
             self._data_gradients(self.part.numbers[1:], j)
         for s in self.part.numbers:  # what the next forward needs first is updated first
             self.emit.bias_gradient(s, kd, m, first=first)
+            update = WeightUpdate(self.emit, s, self.regions[s], self.momentum)
             for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
                 if last:
-                    update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
+                    update.chunk(column, grad)
             if last:
+                update.store()
                 update_bias(self.emit, s, self.regions[s], self.momentum)
             self._settle()
         self._mark(start, "release", first=False)
