@@ -12,9 +12,20 @@ from gradmill.lowering import programs
 from gradmill.lowering.footprint import footprint
 from gradmill.lowering.gemm import Blocking, Stored, product_program, quantise_program
 from gradmill.lowering.layout import Arena, Matrix, Region, pack_rows, unpack_rows
+from gradmill.lowering.optimizer import _runs
 from gradmill.lowering.programs import assemble
 from gradmill_hw.config import EDGE, NANO, TILE, Config, ConfigError
-from gradmill_hw.isa import AddSource, Kind, MaskKind, MulSource, Opcode, Queue, Space, token
+from gradmill_hw.isa import (
+    AddSource,
+    Class,
+    Kind,
+    MaskKind,
+    MulSource,
+    Opcode,
+    Queue,
+    Space,
+    token,
+)
 from gradmill_hw.sequencer_model import commands
 
 
@@ -335,6 +346,29 @@ def test_matrix_blocks():
     assert matrix.from_block(1, 1) == Matrix(108, 5, 8, 8, 8)
     assert matrix.from_block(1, 2) == Matrix(108, 5, 11, 8, 8)
     assert matrix.from_block(0, 3) == matrix
+
+
+@pytest.mark.parametrize(("rows", "runs"), [
+    ([], []), ([7], [(0, 1, 1)]), ([8, 72, 136, 200], [(0, 4, 64)]),
+    ([8, 72, 200, 328, 300, 364], [(0, 2, 64), (2, 2, 128), (4, 2, 64)]),
+    ([90, 4], [(0, 1, 1), (1, 1, 1)])])
+def test_rows_of_equal_distance_are_one_run(rows, runs):
+    assert list(_runs(rows)) == runs
+
+
+def test_an_update_is_stored_in_few_transfers():
+    """Two for each weight (the second is its momentum), where the panels of its chunks are
+    neighbours, and two for each bias: hardly more than a queue holds."""
+    with gm.open("emulator", TILE) as device:
+        model = gm.Sequential(gm.Linear(8, 64), gm.ReLU(), gm.Linear(64, 64), seed=0)
+        trainer = gm.Trainer(model, device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
+                             virtual_minibatch=32, sub_minibatch=16)
+        (program,) = trainer._lowering.train(32, 1, (1 << 16, 1 << 12), trainer._regions,
+                                             trainer._losses_at)
+    stores = [line for line in program.lines if line.opcode is Opcode.STORE
+              and line.fields["cls"] in (Class.WEIGHT, Class.OPTIMIZER)]
+    assert len(stores) <= TILE.queue_depth + 2
+    assert sum(line.fields["count0"] for line in stores) == 2 * (1 + 8 + 8 + 8)
 
 
 @pytest.mark.parametrize("config", [NANO, TILE, TINY.replace(bus_bits=128)],

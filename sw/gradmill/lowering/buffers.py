@@ -111,6 +111,8 @@ class TileBuffers:
         are used in turn.
     panel_rows : int
         Rows of a product panel and of an optimizer panel.
+    prefetched : bool
+        Whether there is an optimizer panel for each chunk.
     """
 
     def __init__(self, config, part, rows, *, sets=(1, 1), targets=False, passing=False):
@@ -237,7 +239,8 @@ class TileBuffers:
             while len(self.optimizer) < chunks:
                 self.optimizer.append(self._optimizer_panel(len(self.optimizer), top))
         except ConfigError:
-            return
+            pass
+        self.prefetched = len(self.optimizer) >= chunks
 
     def owners(self, memory, rows):
         """What the rows with these numbers of ``"tensor"``, ``"acc"`` or ``"mask"`` belong to:

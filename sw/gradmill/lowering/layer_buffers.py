@@ -41,6 +41,9 @@ class LayerBuffers(TileBuffers):
         Stage number -> :class:`Matrix` in the accumulators: all chunks of ``weight_grad``.
     """
 
+    #: Portions of an update are stored at once.
+    prefetched = False
+
     def __init__(self, config, stages, rows, group, *, targets=False):
         part = Part(tuple(stages), 0, len(stages) - 1)
         self._begin(config, part, rows)

@@ -6,7 +6,7 @@ from ..program import Scalar
 from .layout import Matrix
 
 
-__all__ = ["LEARNING_RATE", "MOMENTUM", "load_parameters", "update_bias", "update_weight"]
+__all__ = ["LEARNING_RATE", "MOMENTUM", "WeightUpdate", "load_parameters", "update_bias"]
 
 #: Scalar registers that the driver sets before a run.
 LEARNING_RATE, MOMENTUM = Scalar(0), Scalar(1)  # minus the learning rate; the momentum
@@ -25,9 +25,61 @@ def load_parameters(emit, s, regions, *, cls=Class.WEIGHT):
         emit.region(Opcode.LOAD, Class.WEIGHT, emit.buffers.bias[s], regions["bias"])
 
 
-def update_weight(emit, s, start, grad, regions, momentum, *, cls=Class.WEIGHT):
-    """One step on a chunk of the weight of stage ``s``, by its gradient; the master weights are
-    counted as ``cls``."""
+class WeightUpdate:
+    """One step on the weight of stage ``s``, chunk by chunk. New values are stored at the end, in
+    few transfers, if there is a panel for every chunk: a full queue would stop the sequencer.
+    Master weights are counted as ``cls``."""
+
+    def __init__(self, emit, s, regions, momentum, *, cls=Class.WEIGHT):
+        self._emit, self._s, self._regions, self._momentum = emit, s, regions, momentum
+        self._cls = cls
+        self._panels = {"momentum": [], "weight": []}  # rows of column blocks not stored yet
+        self._stored = 0
+
+    def chunk(self, start, grad):
+        """Update the chunk from column block ``start`` on by its gradient."""
+        panel = _update_chunk(self._emit, self._s, start, grad, self._regions, self._momentum,
+                              self._cls)
+        if not self._panels["weight"]:
+            self._stored = start
+        for name, rows in self._panels.items():
+            rows += [panel[name] + block * grad.rows for block in range(grad.blocks)]
+        if not self._emit.buffers.prefetched:
+            self.store()
+
+    def store(self):
+        """Store what has been updated."""
+        weight = self._regions["weight"]
+        for name, rows in self._panels.items():
+            if name == "momentum" and not self._momentum:
+                continue
+            cls, region = ((self._cls, weight) if name == "weight" else
+                           (Class.OPTIMIZER, self._regions["weight_momentum"]))
+            for first, count, stride in _runs(rows):
+                block = self._stored + first
+                cols = min(count * self._emit.config.n, weight.cols - block * self._emit.config.n)
+                part = Matrix(rows[first], weight.rows, cols, stride, self._emit.config.n)
+                self._emit.region(Opcode.STORE, cls, part, region, block)
+        for rows in self._panels.values():
+            rows.clear()
+
+
+def _runs(rows):
+    """``(first, count, stride)`` of the longest runs of equal distance in a list of rows."""
+    first = 0
+    while first < len(rows):
+        last = min(first + 1, len(rows) - 1)
+        stride = rows[last] - rows[first] if last > first else 1
+        if stride < 1:
+            last, stride = first, 1
+        while first < last < len(rows) - 1 and rows[last + 1] - rows[last] == stride:
+            last += 1
+        yield first, last - first + 1, stride
+        first = last + 1
+
+
+def _update_chunk(emit, s, start, grad, regions, momentum, cls):
+    """The optimizer panel with the new values of a chunk of the weight of stage ``s``."""
     tensor = emit.buffers.weight[s].from_block(start, grad.blocks)
     panel = emit.optimizer_panel()
     w = _dense(grad, panel["weight"])
@@ -39,7 +91,14 @@ def update_weight(emit, s, start, grad, regions, momentum, *, cls=Class.WEIGHT):
                 b_stride=w.stride, add_source=AddSource.ROW, op2=w.base,
                 d_stride=w.stride, write_acc=1, op3=tensor.base, t_stride=tensor.stride,
                 write_tensor=1)
-    emit.region(Opcode.STORE, cls, w, regions["weight"], start)
+    return panel
+
+
+def update_weight(emit, s, start, grad, regions, momentum, *, cls=Class.WEIGHT):
+    """One step on a chunk of the weight of stage ``s``, stored at once."""
+    update = WeightUpdate(emit, s, regions, momentum, cls=cls)
+    update.chunk(start, grad)
+    update.store()
 
 
 def update_bias(emit, s, regions, momentum):
@@ -47,12 +106,14 @@ def update_bias(emit, s, regions, momentum):
     if s not in emit.buffers.bias:
         return
     b, grad = emit.buffers.bias[s], emit.buffers.bias_grad[s]
-    step = _velocity(emit, grad, emit.optimizer_panel()["momentum"], regions.get("bias_momentum"),
-                     0, momentum)
+    panel = emit.optimizer_panel()["momentum"]
+    step = _velocity(emit, grad, panel, regions.get("bias_momentum"), 0, momentum)
     emit.vector(rows=1, count=b.blocks, cols=b.cols, op0=step.base, a_stride=step.stride,
                 mul=MulSource.SCALAR, scalar0=LEARNING_RATE, op1=b.base,
                 b_stride=b.stride, add_source=AddSource.ROW, op2=b.base,
                 d_stride=b.stride, write_acc=1)
+    if momentum:
+        emit.region(Opcode.STORE, Class.OPTIMIZER, step, regions["bias_momentum"])
     emit.region(Opcode.STORE, Class.WEIGHT, b, regions["bias"])
 
 
@@ -66,7 +127,6 @@ def _velocity(emit, grad, panel, region, start, momentum):
                 mul=MulSource.SCALAR, scalar0=MOMENTUM, op1=grad.base,
                 b_stride=grad.stride, add_source=AddSource.ROW, op2=v.base,
                 d_stride=v.stride, write_acc=1)
-    emit.region(Opcode.STORE, Class.OPTIMIZER, v, region, start)
     return v
 
 

@@ -22,11 +22,24 @@ def gradient_programs(lowering, size, regions, result):
     return lowering.train(size, 1, (0, 0), regions, result, kind=_GradientTile)
 
 
+class _Stored:
+    """A gradient that goes to ``region``."""
+
+    def __init__(self, emit, region):
+        self._emit, self._region = emit, region
+
+    def chunk(self, start, grad):
+        self._emit.region(Opcode.STORE, Class.GRADIENT, grad, self._region, start)
+
+    def store(self):
+        """All has been stored."""
+
+
 class _GradientTile(TrainTile):
     """Forward, backward and two-level reduction."""
 
-    def update_weight(self, s, column, grad):
-        self.emit.region(Opcode.STORE, Class.GRADIENT, grad, self.regions[s]["weight"], column)
+    def update(self, s):
+        return _Stored(self.emit, self.regions[s]["weight"])
 
     def update_bias(self, s):
         if s in self.buffers.bias_grad:

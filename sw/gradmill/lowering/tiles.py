@@ -8,7 +8,7 @@ from gradmill_hw.isa import Class, Kind, Opcode
 from ..nn import MSE
 from . import loss as losses
 from .layout import blocks
-from .optimizer import update_bias, update_weight
+from .optimizer import WeightUpdate, update_bias
 
 
 __all__ = ["Batch", "PredictTile", "TrainTile"]
@@ -198,10 +198,12 @@ class TrainTile(_Tile):
         m, (k, kd) = self.batch.rows[j], self._set(j)
         first, last = j == 0, j == len(self.batch.rows) - 1
         self.emit.bias_gradient(s, kd, m, first=first)
+        update = self.update(s)
         for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
             if last:
-                self.update_weight(s, column, grad)
+                update.chunk(column, grad)
         if last:
+            update.store()
             self.update_bias(s)
         self._settle()
 
@@ -213,9 +215,9 @@ class TrainTile(_Tile):
             losses.store_loss(self.emit, self.result, offset, base,
                               1 / (self.batch.size * outputs))
 
-    def update_weight(self, s, column, grad):
-        """Use the gradient of a chunk of the weight of stage ``s``."""
-        update_weight(self.emit, s, column, grad, self.regions[s], self.momentum)
+    def update(self, s):
+        """What the gradient of the weight of stage ``s`` is used for, chunk by chunk."""
+        return WeightUpdate(self.emit, s, self.regions[s], self.momentum)
 
     def update_bias(self, s):
         """Use the gradient of the bias of stage ``s``."""
