@@ -8,7 +8,7 @@ less those of a shorter one.
 from itertools import pairwise
 
 import numpy as np
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.isa import Queue
 from rich.table import Table
 
@@ -24,13 +24,13 @@ RUNS = 1, 2
 
 def run(console):
     """Print the table: one tile on a machine of one, two and four on a chain of four."""
-    chain, found = SIM.replace(tiles=4), []
-    for config, tiles in ((chain, 4), (SIM, 1), (chain, 2)):
+    chain, found = TILE.replace(tiles=4), []
+    for config, tiles in ((chain, 4), (TILE, 1), (chain, 2)):
         found.append(_measure(config, tiles, console.log))
         console.print(f"{tiles} tiles: {found[-1]['cycles']:,.0f} cycles")
     alone = next(one["cycles"] for one in found if one["tiles"] == 1)
     table = Table(title=f"MLP {'-'.join(map(str, WIDTHS))}, B = {VIRTUAL}, M = {SUB}, n = "
-                        f"{SIM.n}: cycles per virtual minibatch in steady state")
+                        f"{TILE.n}: cycles per virtual minibatch in steady state")
     for column in ("tiles", "cycles", "speed-up", "T", "above T", "predicted", "error",
                    "array busy", "tile busy"):
         table.add_column(column, justify="right")

@@ -20,13 +20,13 @@ from rich.progress import track
 
 import gradmill as gm
 from gradmill.datasets import load_task
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.regs import COUNTERS
 
 from . import stash_report
 
 
-CONFIG = SIM.replace(stash=True, tensor_rows=32768, acc_rows=32768, mask_rows=16384)
+CONFIG = TILE.replace(stash=True, tensor_rows=32768, acc_rows=32768, mask_rows=16384)
 LINES = Path("build/bench/stash.jsonl")
 SEEDS = range(5)
 BATCH = 128
@@ -181,7 +181,7 @@ def _qsnr(stash, task, seed):
 def spot_check(console):
     """Two virtual minibatches of digits in every format, on the RTL and on the emulator: a small
     array and network, which are simulated soon."""
-    config, found = SIM.replace(stash=True, n=4, bus_bits=128), {}
+    config, found = TILE.replace(stash=True, n=4, bus_bits=128), {}
     job = load_task("digits")
     for backend in ("verilator", "emulator"):
         with gm.open(backend, config) as device:
