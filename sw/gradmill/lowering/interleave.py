@@ -178,7 +178,7 @@ class _Placing:
         self._turns = [{} for _ in buffers]
         #: by tile: instructions placed in queues that keep each other waiting
         self._placed = [dict.fromkeys(_STATE.values(), 0) for _ in buffers]
-        self._keys = {}  # node -> those of its own queues and what was handed out, its key then
+        self._keys = {}  # node -> those that its key depends on, its key then
         #: by tile and queue: ends of as many instructions as may be in the queue
         self._places = [{q: deque([0] * depth, depth) for q in Queue
                          for depth in [_LOADS if q is Queue.LOAD else config.queue_depth]}
@@ -194,6 +194,8 @@ class _Placing:
         place in the schedule, and when it would start."""
         placed = [(self._placed[t][_STATE[opcode]], self._handed[t])
                   for t, _, opcode, _ in node.parts]
+        if node.panel is not None:
+            placed.append(self._placed[node.parts[0][0]][Queue.VECTOR])
         known = self._keys.get(node)
         if known is None or known[0] != placed:
             known = self._keys[node] = placed, self._key(node)
