@@ -6,7 +6,7 @@ from amaranth.hdl import Fragment
 import gradmill as gm
 from gradmill.cycle_model import predict
 from gradmill.unit_times import UNITS, quantiser_cycles, vector_cycles
-from gradmill_hw.config import SIM
+from gradmill_hw.config import TILE
 from gradmill_hw.control.semaphores import TOKENS
 from gradmill_hw.isa import AddOp, AddSource, FunctionOp, MulSource, Queue, Space
 from gradmill_hw.link.endpoints import LINK_CREDITS
@@ -17,7 +17,7 @@ from tests.test_pipeline import CHAIN, network, train
 
 @pytest.mark.parametrize("n", [4, 8, 16])
 def test_vector_cycles_are_those_of_the_unit(n):
-    unit = VectorUnit(SIM.replace(n=n, bus_bits=32 * n))
+    unit = VectorUnit(TILE.replace(n=n, bus_bits=32 * n))
     Fragment.get(unit, None)  # amaranth complains of circuits that nobody uses
     for a_space in Space:
         for mul in MulSource:
@@ -45,7 +45,7 @@ def test_other_latencies_are_those_of_the_units():
 
 
 def test_every_instruction_is_followed():
-    config = SIM.replace(tiles=2)
+    config = TILE.replace(tiles=2)
     with gm.open("emulator", config) as device:
         trainer = gm.Trainer(network((9, 12, 5)), device, optimizer=gm.SGD(lr=0.1),
                              virtual_minibatch=12, sub_minibatch=3)
@@ -64,7 +64,7 @@ def test_every_instruction_is_followed():
 def busy_vector(bank, *, first):
     """Cycles that a vector instruction on ``bank`` of the accumulators takes beside a product into
     bank 0, which is dispatched before or after it."""
-    program = gm.Program(SIM)
+    program = gm.Program(TILE)
 
     def product():
         program.matmul(m=64, k=64, c=64, op0=0, a_stride_m=8, a_stride_k=64, op1=2048,
@@ -76,7 +76,7 @@ def busy_vector(bank, *, first):
     if not first:
         product()
     program.halt()
-    (spans,) = predict([program.assemble()], SIM, spans=True).spans
+    (spans,) = predict([program.assemble()], TILE, spans=True).spans
     return next(end - start for queue, start, end, _, _ in spans if queue is Queue.VECTOR)
 
 
@@ -84,7 +84,7 @@ def busy_vector(bank, *, first):
 def test_the_vector_unit_waits_for_the_bank_of_a_product(first):
     alone = sum(vector_cycles({"rows": 64, "blocks": 1, "a_space": 0, "mul": 0, "add_source": 0,
                                "add_op": 0, "function": 0, "write_acc": 1, "write_tensor": 0,
-                               "write_mask": 0}, SIM))
+                               "write_mask": 0}, TILE))
     assert busy_vector(1, first=first) == alone
     assert busy_vector(0, first=first) > 5 * alone
 

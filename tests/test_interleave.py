@@ -14,7 +14,7 @@ from gradmill.lowering.buffers import VIRTUAL_ROWS
 from gradmill.lowering.footprint import footprint
 from gradmill.lowering.interleave import Interleaving, interleave
 from gradmill.lowering.sets import held, paced, received
-from gradmill_hw.config import NANO, SIM
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.isa import Opcode
 from tests.test_pipeline import network, random_order
 
@@ -26,7 +26,7 @@ CASES = [((20, 16, 12, 9, 5), 24, 4, 4), ((9, 12, 7, 5), 10, 3, 2), ((8, 24, 16,
          ((17, 9, 3), 7, 2, 1)]
 
 
-def lowered(widths, size, sub, tiles, monkeypatch, config=SIM):
+def lowered(widths, size, sub, tiles, monkeypatch, config=TILE):
     """Codes of all tiles before and after, the interleaving, and its arguments."""
     seen = []
     original = pipeline.interleave
@@ -153,7 +153,7 @@ def most_held(code):
 
 
 def test_it_is_faster_than_one_operation_after_the_other(monkeypatch):
-    config, widths = SIM.replace(tiles=4), WIDE
+    config, widths = TILE.replace(tiles=4), WIDE
     taken = []
     for plain in (False, True):
         with gm.open("emulator", config) as device:
@@ -219,7 +219,7 @@ def test_instructions_are_placed_at_the_cycles_that_the_model_predicts(tiles, mo
 def cycles(tiles, count, *virtual):
     """Predicted cycles of each number of virtual minibatches of ``count`` sub-minibatches of 16
     samples."""
-    config = SIM.replace(tiles=4)
+    config = TILE.replace(tiles=4)
     with gm.open("emulator", config) as device:
         trainer = gm.Trainer(network(WIDE), device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
                              virtual_minibatch=16 * count, sub_minibatch=16, tiles=tiles)

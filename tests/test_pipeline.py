@@ -9,7 +9,7 @@ import pytest
 import gradmill as gm
 from gradmill.lowering.pipeline import Lowering
 from gradmill.planning import SCHEDULES, plan
-from gradmill_hw.config import NANO, SIM, ConfigError
+from gradmill_hw.config import NANO, TILE, ConfigError
 
 
 #: widths, B, M, tiles, samples: short last groups, fewer sub-minibatches than tiles, M = 1, M = B
@@ -65,7 +65,7 @@ def alone():
     """Results on one tile by case."""
     found = {}
 
-    def of(case, config=SIM, **options):
+    def of(case, config=TILE, **options):
         key = case, config, *options.items()
         if key not in found:
             widths, size, sub, _, samples = CASES[case]
@@ -79,7 +79,7 @@ def alone():
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_every_schedule_gives_the_bits_of_one_tile(case, schedule, alone):
     widths, size, sub, tiles, samples = CASES[case]
-    with gm.open("emulator", SIM.replace(tiles=tiles)) as device:
+    with gm.open("emulator", TILE.replace(tiles=tiles)) as device:
         found = train(device, widths, size, sub, samples, schedule=schedule)
         counters = device.counters()
     assert_same(found, alone(case))
@@ -92,7 +92,7 @@ def test_virtual_minibatches_in_a_hardware_loop(tiles):
     """Of seven virtual minibatches four are a loop: the same bits as with a start for each."""
     results = []
     for every in (None, 1):
-        with gm.open("emulator", SIM.replace(tiles=3)) as device:
+        with gm.open("emulator", TILE.replace(tiles=3)) as device:
             rng = np.random.default_rng(3)
             trainer = gm.Trainer(network((9, 12, 7, 5)), device, tiles=tiles,
                                  optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=10,
@@ -112,7 +112,7 @@ def test_virtual_minibatches_in_a_hardware_loop(tiles):
 @pytest.mark.parametrize("case", [3, 4])
 def test_options(case, options, alone):
     widths, size, sub, tiles, samples = CASES[case]
-    with gm.open("emulator", SIM.replace(tiles=tiles)) as device:
+    with gm.open("emulator", TILE.replace(tiles=tiles)) as device:
         found = train(device, widths, size, sub, samples, **options)
     assert_same(found, alone(case, **options))
 
@@ -150,7 +150,7 @@ def test_any_order_gives_the_bits_of_one_tile(seed, alone, monkeypatch):
             super().__init__(config, stages, spans, order, *rest, **options)
 
     monkeypatch.setattr("gradmill.trainer.Lowering", Shuffled)
-    with gm.open("emulator", SIM.replace(tiles=tiles)) as device:
+    with gm.open("emulator", TILE.replace(tiles=tiles)) as device:
         assert_same(train(device, widths, size, sub, samples), expected)
 
 
@@ -158,7 +158,7 @@ def test_any_order_gives_the_bits_of_one_tile(seed, alone, monkeypatch):
 def test_stash_does_not_grow_with_the_virtual_minibatch(schedule):
     tiles, most = 3, []
     for count in (2 * tiles, 8 * tiles, 32 * tiles):
-        with gm.open("emulator", SIM.replace(tiles=tiles)) as device:
+        with gm.open("emulator", TILE.replace(tiles=tiles)) as device:
             train(device, (8, 8, 8, 4), 2 * count, 2, 4 * count, schedule=schedule)
             most.append([device.stash(tile)[1] for tile in device.tiles])
             assert {device.stash(tile)[0] for tile in device.tiles} == {0}
@@ -197,7 +197,7 @@ def _timeless(device, tile):
 @pytest.mark.parametrize("sizes", [{"mask_rows": 256}, {"tensor_rows": 512}], ids=str)
 def test_a_plan_has_the_sets_that_fit(sizes):
     widths, size, sub = (9, 24, 24, 5), 96, 16
-    roomy, tight = SIM.replace(tiles=3), SIM.replace(tiles=3, **sizes)
+    roomy, tight = TILE.replace(tiles=3), TILE.replace(tiles=3, **sizes)
     plans = [plan(network(widths), config, virtual_minibatch=size, sub_minibatch=sub)
              for config in (roomy, tight)]
     assert max(plans[1].sets) < max(plans[0].sets) and plans[1].cycles > plans[0].cycles
@@ -212,8 +212,8 @@ def test_what_does_not_fit_names_what_does():
     sizes = {"virtual_minibatch": 96, "sub_minibatch": 16}
     model = network((9, 24, 24, 5))
     with pytest.raises(ConfigError, match=r"mask memory has 128 rows.* What fits: tiles=1, "):
-        plan(model, SIM.replace(tiles=3, mask_rows=128), **sizes)
-    tiny = SIM.replace(tiles=3, tensor_rows=256)
+        plan(model, TILE.replace(tiles=3, mask_rows=128), **sizes)
+    tiny = TILE.replace(tiles=3, tensor_rows=256)
     with pytest.raises(ConfigError, match=r"What fits: tiles=3, sub_minibatch=8 \(layer 0 | "):
         plan(model, tiny, **sizes)
     assert len(plan(model, tiny, virtual_minibatch=96, sub_minibatch=8).spans) == 3
@@ -227,11 +227,11 @@ def test_what_a_plan_refuses():
     model = network((4, 4, 4))
     sizes = {"virtual_minibatch": 8, "sub_minibatch": 2}
     with pytest.raises(ValueError, match=r"schedule='gpipe'; use one of sequential, 1f1b"):
-        plan(model, SIM.replace(tiles=2), schedule="gpipe", **sizes)
+        plan(model, TILE.replace(tiles=2), schedule="gpipe", **sizes)
     with pytest.raises(ConfigError, match="tiles=3, but the network has only 2 Linear layers"):
-        plan(model, SIM.replace(tiles=4), tiles=3, **sizes)
+        plan(model, TILE.replace(tiles=4), tiles=3, **sizes)
     with pytest.raises(ValueError, match="tiles=5: configuration 'custom' has 4"):
-        plan(model, SIM.replace(tiles=4), tiles=5, **sizes)
+        plan(model, TILE.replace(tiles=4), tiles=5, **sizes)
 
 
 def test_a_missing_neighbour_is_named():
