@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import gradmill as gm
 from gradmill.cli import app
-from gradmill.stash_text import parse_stash
+from gradmill.stash.text import parse_stash
 from tests.test_report import _task
 
 
@@ -63,7 +63,7 @@ def _run(*arguments, code=0):
 @pytest.mark.parametrize("words", ["adaptive=ubfp(1)/128,mx6", "auto=ubfp(2)/64,mx6", "mx4"])
 def test_a_run_shows_bits_over_time(tmp_path, monkeypatch, words):
     monkeypatch.setitem(gm.datasets.TASKS, "tiny", _task)
-    monkeypatch.setattr("gradmill.stash_adaptive.AdaptiveStash.judge",
+    monkeypatch.setattr("gradmill.stash.adaptive.AdaptiveStash.judge",
                         lambda self, state, metric, rungs: state.rung == 0
                         and bool(setattr(state, "rung", 1) or True))
     text = _run("train", "tiny", "--device", "emulator", "--stash", words, "--out", tmp_path)

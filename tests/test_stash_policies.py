@@ -7,9 +7,9 @@ import pytest
 
 import gradmill as gm
 from gradmill.checkpoint import read_checkpoint
-from gradmill.stash_adaptive import AdaptiveState
-from gradmill.stash_auto import Measured
-from gradmill.stash_control import StashControl, describe_policy, policy_from_description
+from gradmill.stash.adaptive import AdaptiveState
+from gradmill.stash.auto import Measured
+from gradmill.stash.control import StashControl, describe_policy, policy_from_description
 from gradmill_hw.config import TILE, ConfigError
 from gradmill_hw.regs import COUNTERS
 from gradmill_hw.stash.formats import Format

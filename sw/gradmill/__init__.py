@@ -28,9 +28,7 @@ _HOMES = {
     ".nn": ("MSE", "SGD", "CrossEntropy", "Linear", "ReLU", "Sequential"),
     ".planning": ("plan",),
     ".gradient_probe": ("gradients",),
-    ".stash": ("Stash",),
-    ".stash_adaptive": ("AdaptiveStash",),
-    ".stash_auto": ("AutoStash",),
+    ".stash": ("AdaptiveStash", "AutoStash", "Stash"),
     ".program": ("Program", "Scalar", "disassemble"),
     ".trainer": ("Trainer",),
 }

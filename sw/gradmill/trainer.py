@@ -23,8 +23,7 @@ from .memory.activations import activation_memory, boundary, record
 from .nn import MSE, SGD, CrossEntropy, Sequential
 from .parameters import Parameters
 from .planning import one_tile, plan
-from .stash import Stash
-from .stash_control import POLICIES, StashControl, describe_policy, policy_from_description
+from .stash import POLICIES, Stash, StashControl, describe_policy, policy_from_description
 
 
 __all__ = ["Trainer"]

@@ -25,7 +25,7 @@ from ..report import (
     write_page,
     write_report,
 )
-from ..stash_text import HELP, parse_stash
+from ..stash import HELP, parse_stash
 from ..timeline import record
 from ..trainer import Trainer
 from .beside import beside

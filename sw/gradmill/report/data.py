@@ -7,7 +7,7 @@ from gradmill_hw.isa import Class
 from gradmill_hw.regs import COUNTERS, Tier, byte_counter
 
 from ..forecast import forecast, forecast_layers, one_tile_cycles
-from ..stash_control import describe_policy
+from ..stash import describe_policy
 
 
 __all__ = ["differences", "expectation", "layer_names", "parameters", "performance", "pipeline",

@@ -2,9 +2,9 @@
 
 import re
 
-from .stash import Stash
-from .stash_adaptive import AdaptiveStash
-from .stash_auto import AutoStash
+from .fixed import Stash
+from .adaptive import AdaptiveStash
+from .auto import AutoStash
 
 
 __all__ = ["HELP", "parse_stash"]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .gradient_probe import gradients
-from .stash import Stash, as_format, check_rounding
+from ..gradient_probe import gradients
+from .fixed import Stash, as_format, check_rounding
 
 
 __all__ = ["AutoStash", "Measured"]

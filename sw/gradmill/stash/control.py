@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 from gradmill_hw.regs import Tier
 
-from .data import epoch_order
-from .lowering.stash import stash_places
-from .stash import Stash
-from .stash_adaptive import AdaptiveStash, AdaptiveState
-from .stash_auto import AutoStash
+from ..data import epoch_order
+from ..lowering.stash import stash_places
+from .fixed import Stash
+from .adaptive import AdaptiveStash, AdaptiveState
+from .auto import AutoStash
 
 
 __all__ = ["POLICIES", "StashControl", "describe_policy", "policy_from_description"]

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from gradmill_hw.config import ConfigError
 
-from .stash import Stash, as_format, check_rounding
+from .fixed import Stash, as_format, check_rounding
 
 
 __all__ = ["AdaptiveStash", "AdaptiveState"]
