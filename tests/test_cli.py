@@ -54,7 +54,7 @@ def _with_tiny_task(monkeypatch):
 def test_train_with_a_small_fast_memory(tmp_path):
     hidden = ("--hidden", "16,16,16,16,16", "--epochs", 1)
     folders = [tmp_path / name for name in ("kept", "far", "again")]
-    _train(folders[0], *hidden, task="digits")
+    _train(folders[0], *hidden, "--tiles", 1, task="digits")
     _train(folders[1], *hidden, "--fast-memory", "35%", task="digits")
     _train(folders[2], *hidden, "--fast-memory", "2000", "--recompute", "optimal", task="digits")
     reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
@@ -115,7 +115,7 @@ def test_options_reach_the_trainer(tmp_path):
 
 
 def test_layer_to_layer_ends_with_the_same_weights(tmp_path):
-    _train(tmp_path / "resident", "--epochs", 1, task="digits")
+    _train(tmp_path / "resident", "--tiles", 1, "--epochs", 1, task="digits")
     _train(tmp_path / "layers", "--epochs", 1, "--layer-to-layer", "--boundaries", "far",
            task="digits")
     (expected, _), (found, _) = (read_checkpoint(tmp_path / name / "checkpoint")

@@ -69,7 +69,7 @@ def test_the_order_is_that_of_the_schedule():
     (["--tiles", 0], "tiles=0"),
     (["--hidden", "a"], "hidden='a': write positive sizes"),
     (["--config", "huge"], "unknown configuration 'huge': choose one of nano"),
-    (["--hidden", 16, "-B", 512, "-M", 512],
+    (["--tiles", 1, "--hidden", 16, "-B", 512, "-M", 512],
      r"memory has .* What fits: tiles=1, sub_minibatch=\d+ \("),
 ])
 def test_what_is_refused_names_what_is_allowed(arguments, words, tmp_path):
@@ -79,9 +79,10 @@ def test_what_is_refused_names_what_is_allowed(arguments, words, tmp_path):
 
 
 def test_what_is_said_to_fit_fits():
-    text = " ".join(_plan("--hidden", 16, "-B", 512, "-M", 512, code=2).split())
+    network = "--tiles", 1, "--hidden", 16, "-B", 512, "-M"
+    text = " ".join(_plan(*network, 512, code=2).split())
     fits = re.search(r"What fits: tiles=1, sub_minibatch=(\d+)", text)[1]
-    _plan("--hidden", 16, "-B", 512, "-M", fits)
+    _plan(*network, fits)
 
 
 def test_an_unknown_task_is_refused():
