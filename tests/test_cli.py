@@ -55,7 +55,8 @@ def test_train_with_a_small_fast_memory(tmp_path):
     hidden = ("--hidden", "16,16,16,16,16", "--epochs", 1)
     folders = [tmp_path / name for name in ("kept", "far", "again")]
     _train(folders[0], *hidden, "--tiles", 1, task="digits")
-    _train(folders[1], *hidden, "--fast-memory", "35%", task="digits")
+    assert "bytes in fast memory" in _train(folders[1], *hidden, "--fast-memory", "35%",
+                                            task="digits")
     _train(folders[2], *hidden, "--fast-memory", "2000", "--recompute", "optimal", task="digits")
     reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
     assert reports[0]["train_loss"] == reports[1]["train_loss"] == reports[2]["train_loss"]
@@ -116,8 +117,9 @@ def test_options_reach_the_trainer(tmp_path):
 
 def test_layer_to_layer_ends_with_the_same_weights(tmp_path):
     _train(tmp_path / "resident", "--tiles", 1, "--epochs", 1, task="digits")
-    _train(tmp_path / "layers", "--epochs", 1, "--layer-to-layer", "--boundaries", "far",
-           task="digits")
+    text = _train(tmp_path / "layers", "--epochs", 1, "--layer-to-layer", "--boundaries", "far",
+                  task="digits")
+    assert "in far memory" in text
     (expected, _), (found, _) = (read_checkpoint(tmp_path / name / "checkpoint")
                                  for name in ("resident", "layers"))
     for name, values in expected.items():

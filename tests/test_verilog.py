@@ -11,7 +11,8 @@ from gradmill_hw.emit import emit
 from tests.formal.prove import run_yosys
 
 
-CONFIGS = {"nano": NANO, "chain": NANO.replace(tiles=2), "edge": EDGE}
+CONFIGS = {"all units": NANO.replace(stash=True, copy=True), "nano": NANO,
+           "chain": NANO.replace(tiles=2), "edge": EDGE}
 #: Signals of AXI4 and of AXI4-Lite, by channel.
 ADDRESS = {"addr", "valid", "ready", "prot"}
 BURST = ADDRESS | {"id", "len", "size", "burst", "lock", "cache", "qos"}
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.rtl
 
 
 @pytest.fixture(scope="module", params=[
-    "nano", *(pytest.param(name, marks=pytest.mark.long) for name in list(CONFIGS)[1:])])
+    "all units", *(pytest.param(name, marks=pytest.mark.long) for name in list(CONFIGS)[1:])])
 def folder(request, tmp_path_factory):
     """Folder with the Verilog of a configuration."""
     path = tmp_path_factory.mktemp("verilog")

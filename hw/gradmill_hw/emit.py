@@ -3,9 +3,8 @@
 ``python -m gradmill_hw.emit --config edge --out gradmill.v``; ``--config`` also takes the fields of
 a Config as JSON.
 
-``verilator --lint-only`` has no warning for a configuration without the stash codec. Three of its
-rules are switched off in the file, because the back end writes what has an explicit width in the
-circuit in another form:
+``verilator --lint-only`` has no warning. Three of its rules are switched off in the file, because
+the back end writes what has an explicit width in the circuit in another form:
 
 - WIDTHEXPAND: constants in their shortest form, operands that Verilog extends to the result;
 - WIDTHTRUNC: ``!`` of several bits for "is zero";

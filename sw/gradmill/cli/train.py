@@ -284,8 +284,7 @@ def _summary(report, page):
         ("utilisation", "" if utilisation is None else f"{utilisation:.1%} of n·n·tiles·cycles"),
         ("of each tile", "" if utilisation is None else " ".join(f"{s:.1%}" for s in shares)),
         ("speed-up over one tile", _speedup(chain["speedup"])),
-        ("stashed activations", f"{report['stash']['bits_per_value']:.3f} bits each, "
-         f"{len(report['stashing']['switches']) - 1} switches" if report["stash"] else "on chip"),
+        ("hidden activations", _activations(report)),
         ("seconds", f"{report['wall_seconds']:.1f} (build {report['build_seconds']:.1f})"),
         ("cycles per second", f"{report['cycles_per_second']:,.0f}" if report["cycles"] else ""),
         ("bit-exact to the emulator", {None: "not compared", True: "yes", False: "NO"}[
@@ -294,6 +293,21 @@ def _summary(report, page):
         table.add_row(name, value)
     console.print(table)
     console.print(f"report {page}, from report.json beside it", soft_wrap=True, highlight=False)
+
+
+def _activations(report):
+    """Where they are kept for backward, and in how many bits."""
+    fast, layers_in_turn = report["pipeline"]["fast_memory"], report["layer_to_layer"]
+    if fast:
+        where = f"{fast['fast_bytes']:,} of {fast['footprint_bytes']:,} bytes in fast memory"
+    elif layers_in_turn:
+        where = f"in {layers_in_turn['boundaries']} memory"
+    else:
+        where = "in near memory" if report["stash"] else "on chip"
+    if not report["stash"]:
+        return where
+    switches = len(report["stashing"]["switches"][1:])
+    return f"{where}, {report['stash']['bits_per_value']:.3f} bits each, {switches} switches"
 
 
 def _speedup(factors):

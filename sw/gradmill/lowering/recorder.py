@@ -14,7 +14,7 @@ class Recorder:
     Parameters
     ----------
     lowering : Lowering
-        Of one tile, with its ``memory``.
+        Of one tile, with its ``activations``.
     execute : callable
         ``execute(program)`` runs a program and returns its cycles.
     """
@@ -24,7 +24,7 @@ class Recorder:
         self._cycles = 0  # of the stage at hand
 
     @property
-    def _memory(self):
+    def _activations(self):
         return self._lowering.activations
 
     def run(self, code):
@@ -35,20 +35,20 @@ class Recorder:
     def stage(self, code, s, times):
         """The rest of a pass through stage ``s``; ``times``: ``"forward"`` or ``"backward"``."""
         self.run(code)
-        getattr(self._memory.manager, times)[s] = self._cycles
+        getattr(self._activations.manager, times)[s] = self._cycles
         self._cycles = 0
 
     def run_copies(self, code, count):
         """Copies of ``count`` buffers and nothing else."""
-        self._memory.manager.timed_copy(count, self._now(code))
+        self._activations.manager.timed_copy(count, self._now(code))
 
     def learn(self):
         """A pass is complete."""
-        manager, config = self._memory.manager, self._lowering.config
+        manager, config = self._activations.manager, self._lowering.config
         manager.learn()
         if manager.copy_cycles:
             beats = manager.place / config.beat_bytes / manager.copy_cycles
-            self._memory.far = Memory(beats=min(1.0, beats))
+            self._activations.far = Memory(beats=min(1.0, beats))
 
     def _now(self, code):
         """Cycles that ``code`` took."""
