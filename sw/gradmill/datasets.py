@@ -52,7 +52,7 @@ def _digits(seed, hidden, tiles):
     settings = {"lr": 0.1, "momentum": 0.9, "decay": 1.0, "virtual_minibatch": 64,
                 "sub_minibatch": 32, "epochs": 12}
     if tiles > 1:
-        settings |= {"lr": 0.16, "decay": 0.75, "sub_minibatch": 8, "epochs": 8}
+        settings |= {"lr": 0.25, "momentum": 0.85, "decay": 0.7, "sub_minibatch": 8, "epochs": 7}
     model = _dense((64, *(hidden or _HIDDEN[tiles > 2]), 10), seed)
     return Task(x[train], y[train], x[test], y[test], model, settings)
 
@@ -84,8 +84,8 @@ def _mnist_images():
 
 def _mnist(seed, hidden, tiles):
     """Images of handwritten digits (MNIST, 500 of each), 4000 to train and 1000 to test. They are
-    halved to 14 x 14 pixels, means of four, so that a tile of configuration ``sim`` holds the
-    weights of the first layer with their gradients."""
+    halved to 14 x 14 pixels, means of four, so that one tile of n = 8 holds the weights of the
+    first layer with their gradients."""
     table = _mnist_images()[np.random.default_rng(0).permutation(5000)]
     images = table[:, :-1].reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)) / 255
     x, y = images.reshape(-1, 196).astype(np.float32), table[:, -1].astype(np.int64)

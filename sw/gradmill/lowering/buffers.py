@@ -68,10 +68,12 @@ class TileBuffers:
 
     In the tensor memory weights, inputs, and gradients of one and the next stage or set lie in
     different banks, so that the two operands of a product do, and one gradient can be summed up
-    while another is an operand. In the accumulators the matrix unit goes round panels in different
-    banks, while the vector unit works on the ones before; gradients and everything else are in a
-    bank of their own, if they fit, otherwise in the inner two; the optimizer's panels are in the
-    outer banks.
+    while another is an operand. Rows on their way to a neighbour lie beside the weights if a
+    product leaves that bank free between two rows of weights; if it has but n samples, it does
+    not, and they lie beside the gradients. In the accumulators the matrix unit goes round panels
+    in different banks, while the vector unit works on the ones before; gradients and everything
+    else are in a bank of their own, if they fit, otherwise in the inner two; the optimizer's
+    panels are in the outer banks.
 
     A *set* is what a sub-minibatch leaves for its backward pass: the input and the gradient of
     every stage, and the signs of the inputs. Sets are used in turn.
@@ -139,15 +141,17 @@ class TileBuffers:
         self.signs = [{s: self._bits(f"signs of activation {s}, set {k}", rows, layer.inputs)
                        for s, layer in linear.items() if part.masked(s)} for k in range(sets[0])]
         self.sent, self.sent_signs, self.returned = [], [], []
+        outgoing = (top, inner[0]) if rows < 2 * config.n else (0, 0)
         for k in range(_OUTGOING):
             if not part.ends:
                 outputs = linear[part.last].outputs
-                self.sent.append(self._tiles(f"output {k}", rows, outputs, 0))
+                self.sent.append(self._tiles(f"output {k}", rows, outputs, outgoing[k % 2]))
                 if stages[part.last].relu:
                     self.sent_signs.append(self._bits(f"signs of output {k}", rows, outputs))
             if not part.begins:
                 self.returned.append(self._tiles(f"returned gradient {k}", rows,
-                                                 linear[part.first].inputs, 0))
+                                                 linear[part.first].inputs,
+                                                 outgoing[k % 2]))
 
         self.panel_rows = max(min(_PANEL_ROWS, config.acc_rows // 8), rows,
                               *(layer.outputs for layer in linear.values()))
