@@ -14,7 +14,7 @@ from .data import (LOSSES, check_inputs, check_layer_to_layer, check_settings, c
                    epoch_order, minibatch_sizes, one_hot, positive, scores)
 from .errors import FarMemoryError
 from .history import History
-from .lowering.layer_to_layer import LayerLowering
+from .lowering.layerwise import LayerLowering
 from .lowering.layout import blocks, pack_batches, place_region, unpack_batches
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering

@@ -2,8 +2,8 @@
 
 from gradmill_hw.config import ConfigError
 
-from .buffers import Part, TileBuffers
-from .layout import Matrix, blocks
+from ..buffers import Part, TileBuffers
+from ..layout import Matrix, blocks
 
 
 __all__ = ["LayerBuffers"]

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from gradmill_hw.isa import Class, Kind, Opcode
 
-from ..nn import MSE
-from . import loss as losses
-from .emitter import Emitter
-from .optimizer import update_bias, update_weight
+from ...nn import MSE
+from .. import loss as losses
+from ..emitter import Emitter
+from ..optimizer import update_bias, update_weight
 
 
 __all__ = ["LayerEmitter", "Predict", "Train"]
