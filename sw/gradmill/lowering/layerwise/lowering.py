@@ -61,7 +61,7 @@ class LayerLowering:
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._group = -(-size // sub)
-        own = LayerBuffers(config, stages, sub, self._group, targets=isinstance(loss, MSE))
+        own = LayerBuffers(config, stages, sub, targets=isinstance(loss, MSE))
         self.buffers = [own]
         heaps = {Tier.NEAR: device.heap, Tier.FAR: device.far_heap}
         self.memory = LayerMemory(own, self._group, heaps, Tier[boundaries.upper()])
