@@ -251,16 +251,25 @@ def test_what_cannot_be_combined(options):
 
 # When far memory fails ----------------------------------------------------------------------------
 
-def refuse(device, *, writes):
-    """Let far memory fail from the middle of its weights on, or, where no bus can fail, writes."""
+def refuse(device, region, *, writes):
+    """Let far memory fail for ``region``: the bus, or, where there is none, the windows of far
+    memory. Returns what repairs it."""
+    first, end = region.address, region.address + region.nbytes
     if hasattr(device, "inject"):
         from gradmill.verilator.backend import Fault
-        device.inject(Fault(Tier.FAR, 1 << 15, 1 << 20, writes=writes))
+        device.inject(Fault(Tier.FAR, first, end - 1, writes=writes))
         return device.clear_faults
-    names = {"read": not writes, "write": writes}
-    device.write_register("far_window0_control", **{name: int(not no) for name, no in
-                                                    names.items()})
-    return lambda: device.write_register("far_window0_control", read=1, write=1)
+    grant(device, 1, end, device.size(Tier.FAR))
+    grant(device, 2, first, end, read=int(writes))
+    grant(device, 0, 0, first)
+    return lambda: grant(device, 0, 0, device.size(Tier.FAR))
+
+
+def grant(device, number, base, limit, read=1):
+    name = f"far_window{number}"
+    device.write_pair(f"{name}_base", base)
+    device.write_pair(f"{name}_limit", limit)
+    device.write_register(f"{name}_control", read=read, write=int(number != 2))
 
 
 @pytest.mark.parametrize("backend", [
@@ -275,7 +284,8 @@ def test_a_failing_far_memory_stops_at_a_boundary_and_nothing_is_lost(backend, w
 
         def fail(running, batch, batches):
             if (running.epoch, batch) == (1, 0):
-                repair.append(refuse(device, writes=writes))
+                region = made._lowering.regions[1]["weight"]  # those above have been updated
+                repair.append(refuse(device, region, writes=writes))
 
         with pytest.raises(gm.FarMemoryError, match="training stopped") as stopped:
             made.fit(x, y, epochs=2, checkpoint=tmp_path / "kept", on_step=fail)
