@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from gradmill_hw.config import get_config
-from gradmill_hw.isa import INSTRUCTION_BYTES, Class, Queue
+from gradmill_hw.isa import INSTRUCTION_BYTES, Class, Queue, decode
 from gradmill_hw.regs import (
     ARGUMENTS,
     COUNTERS,
@@ -26,6 +26,8 @@ from .program import disassemble, token_names
 
 __all__ = ["DEFAULT_BYTES", "Device"]
 
+#: Queues whose instructions have a side in a memory tier.
+_TRANSFERS = Queue.LOAD, Queue.STORE, Queue.COPY
 #: Bytes of a memory tier unless the caller says otherwise.
 DEFAULT_BYTES = 1 << 26
 
@@ -280,7 +282,12 @@ class Device(ABC):
         text = f"{error} in the {where}{place}: {instruction}"
         text = "\n  ".join([text, *self._waiting(tile)])
         return DeviceError(text, error=error, tile=tile, queue=queue, instruction=instruction,
-                           address=address)
+                           address=address, far=queue in _TRANSFERS and self._uses_far(pc))
+
+    def _uses_far(self, pc):
+        """Whether the transfer at ``pc`` has a side in far memory."""
+        _, fields = decode(self._read_bytes(Tier.NEAR, pc, INSTRUCTION_BYTES).tobytes())
+        return Tier.FAR in (fields["tier"], fields.get("target_tier"))
 
     def _instruction(self, pc):
         if pc + INSTRUCTION_BYTES > self._sizes[Tier.NEAR]:

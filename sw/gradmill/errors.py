@@ -34,15 +34,16 @@ class DeviceError(GradmillError):
     ``error`` is its name, ``tile`` the number of the tile, ``queue`` the
     :class:`~gradmill_hw.isa.Queue` it happened in (``None`` for the sequencer), ``instruction`` the
     disassembled instruction and ``address`` the program counter, row or byte address that the
-    device recorded.
+    device recorded; ``far`` is whether the instruction moves something to or from far memory.
     """
 
-    def __init__(self, message, *, error, tile=0, queue=None, instruction="", address=0):
+    def __init__(self, message, *, error, tile=0, queue=None, instruction="", address=0,
+                 far=False):
         self.error, self.tile, self.queue = error, tile, queue
-        self.instruction, self.address = instruction, address
+        self.instruction, self.address, self.far = instruction, address, far
         super().__init__(message)
 
 
 class FarMemoryError(DeviceError):
-    """A copy between the memories failed in training. Parameters, momentum and position are those
+    """Far memory failed in training. Parameters, momentum and position are those
     of the boundary before the virtual minibatches of that start, so that training can go on."""

@@ -14,7 +14,7 @@ from .data import (LOSSES, check_inputs, check_layer_to_layer, check_settings, c
                    epoch_order, minibatch_sizes, one_hot, positive, scores)
 from .errors import FarMemoryError
 from .history import History
-from .lowering.layer_to_layer import LayerLowering
+from .lowering.layerwise import LayerLowering
 from .lowering.layout import blocks, pack_batches, place_region, unpack_batches
 from .lowering.optimizer import LEARNING_RATE, MOMENTUM
 from .lowering.pipeline import RANDOM_STEP, Lowering
@@ -133,9 +133,9 @@ class Trainer:
 
     def _run(self, key, compile_programs, *arguments, step=None):
         """Run the programs called ``key``, which are compiled at their first use."""
-        if not self.device.claim(self):
-            self._start(("startup",), lambda: self._lowering.startup(self._regions), (), None)
         with self._boundary(key[0]):
+            if not self.device.claim(self):
+                self._start(("startup",), lambda: self._lowering.startup(self._regions), (), None)
             if key[0] == "train" and self._unknown:
                 record(self._lowering, self.device, key[1], self._regions, self._losses_at,
                        arguments=arguments, scalars=self._scalars(), step=step)
@@ -144,8 +144,8 @@ class Trainer:
 
     def _boundary(self, kind):
         """Where training stops if far memory fails."""
-        needed = kind == "train" and self.memory is not None and self.memory.excess != 0
-        return boundary(self.device, self._regions) if needed else nullcontext()
+        far = self.layer_to_layer or (self.memory is not None and self.memory.excess != 0)
+        return boundary(self.device, self._regions) if kind == "train" and far else nullcontext()
 
     @property
     def _unknown(self):

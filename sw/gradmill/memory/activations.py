@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from gradmill_hw.config import ConfigError
-from gradmill_hw.isa import Class, Queue
+from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
 from ..cycle_model import predict
@@ -123,23 +123,23 @@ def record(lowering, device, size, regions, result, **run):
 
 @contextmanager
 def boundary(device, regions):
-    """If a copy between the memories fails within, the device is as before: ``regions`` hold what
-    they held, and no on-chip memory is taken to be loaded."""
-    kept = [(region, device.read_memory(Tier.NEAR, region.address, region.nbytes,
+    """If far memory fails within, the device is as before: ``regions`` hold what they held, and no
+    on-chip memory is taken to be loaded."""
+    kept = [(region, device.read_memory(region.tier, region.address, region.nbytes,
                                         cls=Class.WEIGHT))
             for stage in regions.values() for region in stage.values()]
     try:
         yield
     except DeviceError as error:
-        if error.queue is not Queue.COPY:
+        if not error.far:
             raise
         device.reset()
         device.claim(None)
         for region, raw in kept:
-            device.write_memory(Tier.NEAR, region.address, raw, cls=Class.WEIGHT)
+            device.write_memory(region.tier, region.address, raw, cls=Class.WEIGHT)
         raise FarMemoryError(
-            f"a copy between fast and far memory failed, and training stopped; parameters and "
-            f"position are those before it: go on with Trainer.resume once the memory works, or "
-            f"from the checkpoint with another device or fast_memory='100%'. {error}",
+            f"far memory failed, and training stopped; parameters and position are those before "
+            f"it: go on with Trainer.resume once the memory works, or from the checkpoint on "
+            f"another device or without far memory. {error}",
             error=error.error, tile=error.tile, queue=error.queue,
-            instruction=error.instruction, address=error.address) from error
+            instruction=error.instruction, address=error.address, far=True) from error

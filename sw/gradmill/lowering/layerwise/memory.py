@@ -4,7 +4,7 @@ from gradmill_hw.config import ConfigError
 from gradmill_hw.isa import Class, Kind, Opcode
 from gradmill_hw.regs import Tier
 
-from .layout import Matrix, blocks, place_region
+from ..layout import Matrix, blocks, place_region
 
 
 __all__ = ["LayerMemory"]

@@ -7,8 +7,8 @@ instructions started. The order within each queue stays; an instruction starts a
 waits for, and so follows them in the new order too.
 """
 
-from ..cycle_model import predict
-from .programs import assemble
+from ...cycle_model import predict
+from ..programs import assemble
 
 
 __all__ = ["timely"]

@@ -2,14 +2,16 @@
 
 from gradmill_hw.config import ConfigError
 
-from .buffers import Part, TileBuffers
-from .layout import Matrix, blocks
+from ..buffers import Part, TileBuffers
+from ..layout import Matrix, blocks
 
 
 __all__ = ["LayerBuffers"]
 
 #: Product panels, if there is room; two are needed.
 _PANELS = 6
+#: Pairs of optimizer panels, if there is room; two are needed.
+_OPTIMIZER = 4
 
 
 class LayerBuffers(TileBuffers):
@@ -30,8 +32,6 @@ class LayerBuffers(TileBuffers):
         The network.
     rows : int
         Samples of a sub-minibatch.
-    group : int
-        Sub-minibatches for which a layer is loaded.
     targets : bool
         Whether labels are float32 targets; otherwise one bit for each output.
 
@@ -44,10 +44,9 @@ class LayerBuffers(TileBuffers):
     #: Portions of an update are stored at once.
     prefetched = False
 
-    def __init__(self, config, stages, rows, group, *, targets=False):
+    def __init__(self, config, stages, rows, *, targets=False):
         part = Part(tuple(stages), 0, len(stages) - 1)
         self._begin(config, part, rows)
-        self._group = group
         linear = {s: stages[s].linear for s in part.numbers}
         half, top = config.banks // 2, config.banks - 1
         inner = (half - 1, half)
@@ -77,15 +76,12 @@ class LayerBuffers(TileBuffers):
         self.samples = [self._fp32(f"input samples {k}", rows, linear[0].inputs, inner[k])
                         for k in range(2)]
         self._loss_buffers(linear[part.last].outputs, inner, targets)
-        self._more_panels((0, top), top)
+        self._more_panels((0, top), inner)
 
     def portions(self, s):
-        """``(first, count)`` of the column blocks in which the weights of stage ``s`` move: at most
-        what fills an optimizer panel, and some for all sub-minibatches but one."""
-        total = self.weight[s].blocks
-        size = min(max(1, self.panel_rows // self.weight[s].rows),
-                   -(-total // max(1, self._group - 1)))
-        return [(first, min(size, total - first)) for first in range(0, total, size)]
+        """``(first, count)`` of the column blocks in which the weights of stage ``s`` move: what
+        fills half of a product panel. Smaller ones would take the vector unit longer."""
+        return self.chunks(self.weight[s].blocks, 2 * self.weight[s].rows)
 
     def _sums(self, linear, inner):
         """Gradients of parameters, biases, and the optimizer's panels."""
@@ -97,11 +93,15 @@ class LayerBuffers(TileBuffers):
         self.bias, self.bias_grad = (self._in_turn(self._acc, name, {
             s: (1, layer.outputs) for s, layer in linear.items() if layer.bias}, inner)
             for name in ("biases", "bias gradients"))
-        rows = max(count * grads[s].rows for s in grads for _, count in self.portions(s))
-        self.optimizer = [{name: self._acc.take(rows, f"optimizer {name} {i}", bank=bank)
-                           for name, bank in zip(("weight", "momentum"), inner, strict=True)}
-                          for i in range(2)]
+        self._portion_rows = max(count * grads[s].rows for s in grads
+                                 for _, count in self.portions(s))
+        self.optimizer = [self._optimizer_pair(i, inner) for i in range(2)]
         self.wide = self._fp32("gradient in FP32", -(-self.rows // 2), widest, inner[1])
+
+    def _optimizer_pair(self, i, banks):
+        """Panels for a portion of the weights and for its momentum."""
+        return {name: self._acc.take(self._portion_rows, f"optimizer {name} {i}", bank=bank)
+                for name, bank in zip(("weight", "momentum"), banks, strict=True)}
 
     def _in_turn(self, arena, owner, shapes, banks, *, align=1):
         """Stage -> :class:`Matrix`: those of even and of odd number lie in two places."""
@@ -119,13 +119,16 @@ class LayerBuffers(TileBuffers):
                       for s, (rows, cols) in stages.items()}
         return found
 
-    def _more_panels(self, banks, top):
-        """If there is room, more product panels."""
+    def _more_panels(self, banks, inner):
+        """If there is room, more product panels, then optimizer panels: parameters come while
+        those of other portions leave."""
         try:
             while len(self.panels) < _PANELS:
                 i = len(self.panels)
                 self.panels.append(self._acc.take(self.panel_rows, f"product panel {i}",
                                                   bank=banks[i % 2]))
+            while len(self.optimizer) < _OPTIMIZER:
+                self.optimizer.append(self._optimizer_pair(len(self.optimizer), inner))
         except ConfigError:
             return
 

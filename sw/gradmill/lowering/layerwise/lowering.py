@@ -1,21 +1,21 @@
-"""Layer-to-layer execution: one tile, all layers in turn, weights from far memory.
+"""Programs of layer-to-layer execution.
 
-Far memory holds the master copy; :mod:`.layer_passes` writes the order in which layers come,
-compute and go. Between programs the first two layers are in the weight buffers.
+Far memory holds the master copy; :mod:`.passes` writes the order in which layers come, compute and
+go. Between programs the first two layers are in the weight buffers.
 """
 
 from gradmill_hw.config import ConfigError
 from gradmill_hw.isa import Class, Opcode
 from gradmill_hw.regs import Tier
 
-from ..nn import MSE
-from .layer_buffers import LayerBuffers
-from .layer_memory import LayerMemory
-from .layer_passes import LayerEmitter, Predict, Train
-from .layout import parameter_regions
-from .optimizer import load_parameters
-from .tiles import Batch
-from .programs import assemble, iterations
+from ...nn import MSE
+from ..layout import parameter_regions
+from ..optimizer import load_parameters
+from ..programs import assemble, iterations
+from ..tiles import Batch
+from .buffers import LayerBuffers
+from .memory import LayerMemory
+from .passes import LayerEmitter, Predict, Train
 from .timely import timely
 
 
@@ -26,7 +26,7 @@ _MOST = 256
 
 
 class LayerLowering:
-    """Makes the programs; see :class:`.pipeline.Lowering`, whose methods these are.
+    """Makes the programs; see :class:`..pipeline.Lowering`, whose methods these are.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class LayerLowering:
     boundaries : str
         Memory for what passes between layers, ``"near"`` or ``"far"``.
     narrow, stochastic : bool
-        See :class:`.Emitter`.
+        See :class:`..emitter.Emitter`.
 
     Members
     -------
@@ -61,7 +61,7 @@ class LayerLowering:
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._group = -(-size // sub)
-        own = LayerBuffers(config, stages, sub, self._group, targets=isinstance(loss, MSE))
+        own = LayerBuffers(config, stages, sub, targets=isinstance(loss, MSE))
         self.buffers = [own]
         heaps = {Tier.NEAR: device.heap, Tier.FAR: device.far_heap}
         self.memory = LayerMemory(own, self._group, heaps, Tier[boundaries.upper()])
@@ -94,7 +94,7 @@ class LayerLowering:
 
     def train(self, size, count, strides, regions, result):
         """One virtual minibatch of ``size`` samples with its update; see
-        :meth:`.pipeline.Lowering.train`."""
+        :meth:`..pipeline.Lowering.train`."""
         if count != self.at_once:
             raise ValueError(f"count={count}: a program trains {self.at_once} virtual minibatch")
         return self._program(Train, self.batch("train", size), regions, self.loss,

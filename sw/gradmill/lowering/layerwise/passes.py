@@ -3,9 +3,9 @@
 A virtual minibatch is a sequence of *passes*: forward through each layer but the last, the *turn*
 (the last layer forward and backward, loss between), backward through each layer from the last but
 one down. A pass is a sequence of *slots*, one for each sub-minibatch. What a slot needs is loaded
-during the slot before, into the other set. Beside the slots of a pass, in portions, the layer of
-the next pass comes into the buffer of the layer of the pass before; in backward that layer is
-updated first, and its new weights are stored.
+during the slot before, into the other set. Behind each part of a slot is a *place* for portions of
+other layers: the layer of the next pass comes into the buffer of the layer of the pass before; in
+backward that layer is updated first, and its new weights are stored.
 
 At both ends of the order the two layers in the buffers stay: the last two from forward to backward,
 the first two, updated in place, to the next virtual minibatch.
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from gradmill_hw.isa import Class, Kind, Opcode
 
-from ..nn import MSE
-from . import loss as losses
-from .emitter import Emitter
-from .optimizer import update_bias, update_weight
+from ...nn import MSE
+from .. import loss as losses
+from ..emitter import Emitter
+from ..optimizer import update_bias, update_weight
 
 
 __all__ = ["LayerEmitter", "Predict", "Train"]
@@ -47,19 +47,23 @@ class _Slot:
 
     Members
     -------
-    loads, work : list
-        Instructions that bring what it needs, and those that compute.
+    loads : list
+        Instructions that bring what it needs.
+    parts : list of list
+        Those that compute, in parts.
     alone : bool
         Whether it is the only one of its pass: the slot before stores what it loads.
-    before, after : list
-        Instructions for other layers, before and after its work.
+    places : list of list
+        Instructions for other layers, behind each of its parts.
     """
 
     loads:  list
-    work:   list
+    parts:  list
     alone:  bool
-    before: list = field(default_factory=list)
-    after:  list = field(default_factory=list)
+    places: list = field(init=False)
+
+    def __post_init__(self):
+        self.places = [[] for _ in self.parts]
 
 
 class _Passes:
@@ -84,6 +88,7 @@ class _Passes:
         self.buffers, self.regions = emit.buffers, regions
         self.last = len(emit.part.stages) - 1
         self._slots = []
+        self._places = [[]]  # before the first slot, and behind each part of each
 
     def piece(self, layer, function, *arguments, **options):
         """Instructions that a call appends, as a list of their own."""
@@ -93,51 +98,58 @@ class _Passes:
         del self.emit.code[start:]
         return code
 
-    def run_pass(self, layer, subs, load, work):
-        """Append a pass over sub-minibatches ``subs`` and return its slots; ``load`` and ``work``
-        are called with layer, sub-minibatch, set and samples."""
-        slots = []
+    def run_pass(self, layer, subs, load, *work):
+        """Append a pass over sub-minibatches ``subs`` and return the numbers of its places, the
+        first of them before it; ``load`` and each part of the ``work`` are called with layer,
+        sub-minibatch, set and samples."""
+        first = len(self._places) - 1
         for j in subs:
             element, register = self.bases.random
             self.emit.place = element + j * self.buffers.random_rows, register
-            rest = layer, j, (len(self._slots) + len(slots)) % 2, self.batch.rows[j]
-            slots.append(_Slot(self.piece(layer, load, *rest), self.piece(layer, work, *rest),
-                               len(subs) == 1))
-        self._slots += slots
-        return slots
+            rest = layer, j, len(self._slots) % 2, self.batch.rows[j]
+            self._append(_Slot(self.piece(layer, load, *rest),
+                               [self.piece(layer, part, *rest) for part in work],
+                               alone=len(subs) == 1))
+        return range(first, len(self._places))
 
-    def fetch(self, layer, slots):
-        """Load ``layer`` into its buffer, before the work of ``slots``."""
+    def _append(self, slot):
+        self._slots.append(slot)
+        self._places += slot.places
+
+    def fetch(self, layer, places):
+        """Load ``layer`` into its buffer, in all ``places`` but the last."""
         pieces = [code for _, code in self.arriving(layer)]
         for i, code in enumerate(pieces):
-            slots[i * len(slots) // len(pieces)].before += code
+            self._places[places[i * (len(places) - 1) // len(pieces)]] += code
 
     def arriving(self, layer):
-        """Loads of a layer: ``(rows of the weight buffer, instructions)``, last ``(None,
-        instructions)`` for the bias, if there is one."""
+        """Loads of a layer: ``(None, instructions)`` for the bias, if there is one, then ``(rows of
+        the weight buffer, instructions)``."""
         w, pieces = self.buffers.weight[layer], []
-        for first, count in self.buffers.portions(layer):
-            code = self.piece(layer, self.memory.weight, self.emit, Opcode.LOAD, layer, first,
-                              count)
-            pieces.append((range(first * w.stride, (first + count) * w.stride), code))
         if layer in self.buffers.bias:
             pieces.append((None, self.piece(
                 layer, self.emit.region, Opcode.LOAD, Class.WEIGHT, self.buffers.bias[layer],
                 self.regions[layer]["bias"])))
+        for first, count in self.buffers.portions(layer):
+            code = self.piece(layer, self.memory.weight, self.emit, Opcode.LOAD, layer, first,
+                              count)
+            pieces.append((range(first * w.stride, (first + count) * w.stride), code))
         return pieces
 
     def woven(self):
         """All instructions: what a slot needs is loaded before the work of the slot before, unless
         that is what produces it."""
-        slots, code = self._slots, []
-        for slot, following in zip([None, *slots], [*slots, None], strict=True):
-            if slot is not None and slot.alone:
+        code, place = [], self._places[0]
+        for slot, before, following in zip(self._slots, [None, *self._slots],
+                                           [*self._slots[1:], None], strict=False):
+            if slot.alone or before is None:
                 code += slot.loads
             if following is not None and not following.alone:
                 code += following.loads
-            if slot is not None:
-                code += slot.before + slot.work + slot.after
-        return code
+            for part, behind in zip(slot.parts, slot.places, strict=True):
+                code += place + part
+                place = behind
+        return code + place
 
     # forward ----------------------------------------------------------------------------------
 
@@ -173,15 +185,15 @@ class Predict(_Passes):
     def _forward(self, subs):
         last = self.last
         for s in range(last + 1):
-            slots = self.run_pass(s, subs, self.load_inputs, self._compute)
+            places = self.run_pass(s, subs, self.load_inputs, self._compute)
             if 1 <= s < last:
-                self.fetch(s + 1, slots)
+                self.fetch(s + 1, places)
         # The first two layers for the next group or program.
         if last >= 3:
-            self.fetch((last - 1) % 2, slots)
+            self.fetch((last - 1) % 2, places)
         if last >= 2:
-            loads = [instruction for _, code in self.arriving(last % 2) for instruction in code]
-            self._slots.append(_Slot(loads, [], alone=True))
+            for _, loads in self.arriving(last % 2):
+                self._places[-1] += loads
 
     def _compute(self, s, j, k, m):
         self.begin(s, k, m)
@@ -199,26 +211,24 @@ class Train(_Passes):
     def __init__(self, emit, memory, batch, bases, regions, loss, optimizer, result):
         super().__init__(emit, memory, batch, bases, regions)
         self._loss, self._momentum, self._result = loss, optimizer.momentum, result
-        self._steps = []  # slots of the pieces of updates so far
+        self._steps = []  # places of the pieces of updates so far
 
     def code(self):
         """The instructions."""
         subs = range(len(self.batch.rows))
         for s in range(self.last):
-            slots = self.run_pass(s, subs, self.load_inputs, self._forward)
+            places = self.run_pass(s, subs, self.load_inputs, self._forward)
             if s >= 1:
-                self.fetch(s + 1, slots)
-        slots = self.run_pass(self.last, subs, self._load_turn, self._turn)
+                self.fetch(s + 1, places)
+        places = self.run_pass(self.last, subs, self._load_turn, self._turn)
         for s in reversed(range(self.last)):
-            slots = self.run_pass(s, subs, self._load_backward, self._gradients)
-            updated = self._update(s + 1, slots)
+            places = self.run_pass(s, subs, self._load_backward, self._data_gradient,
+                                   self._parameter_gradients)
+            updated = self._update(s + 1, places[1:])
             if s >= 1:
-                self._fetch_updated(s - 1, s + 1, updated, slots)
-        if len(slots) == 1:  # layer 1 is updated beside it
-            slots = [_Slot([], [], alone=True)]
-            self._slots += slots
-        self._update(0, slots[-1:])
-        slots[-1].after += self.piece(0, self._store_loss)
+                self._fetch_updated(s - 1, s + 1, updated, places[1:])
+        self._update(0, places[-1:])
+        self._places[-1] += self.piece(0, self._store_loss)
         return self.woven()
 
     def _forward(self, s, j, k, m):
@@ -242,29 +252,35 @@ class Train(_Passes):
         self.begin(s, k, m)
         emit.forward(s, k, 0, m, pad=int(not isinstance(self._loss, MSE)))
         losses.gradient(emit, self._loss, k, k, m, self.batch.size)
-        self._gradients(s, j, k, m)
+        self._data_gradient(s, j, k, m)
+        self._parameter_gradients(s, j, k, m)
         losses.add_loss(emit, self._loss, k, m, first=j == 0)
 
     def _load_backward(self, s, j, k, m):
         for load in (self.memory.gradient, self.memory.inputs, self.memory.signs):
             load(self.emit, Opcode.LOAD, s, j, k, m)
 
-    def _gradients(self, s, j, k, m):
-        """Of the layer's input, which goes to memory, and of its parameters, into their sums."""
-        emit = self.emit
+    def _data_gradient(self, s, j, k, m):
+        """Of the layer's input, which goes to memory."""
         if s:
-            emit.data_gradient(s, k, k, 0, m)
-            self.memory.gradient(emit, Opcode.STORE, s - 1, j, k, m)
-        for _ in emit.weight_gradient(s, k, k, m, first=j == 0):
+            self.emit.data_gradient(s, k, k, 0, m)
+            self.memory.gradient(self.emit, Opcode.STORE, s - 1, j, k, m)
+
+    def _parameter_gradients(self, s, j, k, m):
+        """Of its parameters, into their sums."""
+        for _ in self.emit.weight_gradient(s, k, k, m, first=j == 0):
             pass
-        emit.bias_gradient(s, k, m, first=j == 0)
+        self.emit.bias_gradient(s, k, m, first=j == 0)
 
     # update -----------------------------------------------------------------------------------
 
-    def _update(self, layer, slots):
-        """Update ``layer`` beside ``slots``; returns the number of the slot behind which each of
-        the pieces of :meth:`arriving` is free."""
+    def _update(self, layer, places):
+        """Update ``layer`` in ``places``; returns those behind which each of the pieces of
+        :meth:`arriving` is free."""
         regions, pieces = self.regions[layer], []
+        if layer in self.buffers.bias:
+            pieces.append(self.piece(layer, update_bias, self.emit, layer, regions,
+                                     self._momentum))
         for first, count in self.buffers.portions(layer):
             grad = self.buffers.grad[layer].from_block(first, count)
             code = self.piece(layer, update_weight, self.emit, layer, first, grad, regions,
@@ -273,41 +289,32 @@ class Train(_Passes):
             # The form that products use goes first: the next layer waits for its place.
             pieces.append([*code, *self.piece(layer, self.memory.weight, self.emit, Opcode.STORE,
                                               layer, first, count), master])
-        if layer in self.buffers.bias:
-            pieces.append(self.piece(layer, update_bias, self.emit, layer, regions,
-                                     self._momentum))
-        # The last slot is left for the layer that comes into the buffer.
-        span = max(1, len(slots) - 1)
-        count = len(self.buffers.portions(layer))
-        places = [min(i, count - 1) * span // count for i in range(len(pieces))]
-        for code, place in zip(pieces, places, strict=True):
-            self._place_step(code, self._slots.index(slots[place]))
-        return places
+        # The last place is left for the layer that comes into the buffer.
+        span = max(1, len(places) - 1)
+        taken = [places[i * span // len(pieces)] for i in range(len(pieces))]
+        for code, place in zip(pieces, taken, strict=True):
+            self._place_step(code, place)
+        return taken
 
-    def _place_step(self, code, t):
-        """Put a piece of an update behind slot ``t``, its loads a slot earlier if there is an
-        optimizer panel by then."""
-        loads = [one for one in code if one[0] is Opcode.LOAD]
+    def _place_step(self, code, place):
+        """Put a piece of an update in a place, its loads some places earlier, as soon as there is
+        an optimizer panel."""
         panels = len(self.buffers.optimizer)
-        taken = self._steps[-panels] if len(self._steps) >= panels else -1
-        if max(t - 1, 0) > taken:
-            self._slots[max(t - 1, 0)].before += loads
-        else:
-            self._slots[taken].after += loads
-        self._slots[t].after += [one for one in code if one[0] is not Opcode.LOAD]
-        self._steps.append(t)
+        free = self._steps[-panels] + 1 if len(self._steps) >= panels else 0
+        loads = [one for one in code if one[0] is Opcode.LOAD]
+        lead = max(2, panels - 1)
+        self._places[min(max(free, place - lead), place)] += loads
+        self._places[place] += [one for one in code if one[0] is not Opcode.LOAD]
+        self._steps.append(place)
 
-    def _fetch_updated(self, layer, updated, places, slots):
+    def _fetch_updated(self, layer, updated, taken, places):
         """Load ``layer`` into the buffer of the layer ``updated``, as soon as its new weights,
-        stored behind slots with numbers ``places``, leave it."""
+        stored in the places ``taken``, leave it."""
         leaving = [rows for rows, _ in self.arriving(updated)]
         for rows, code in self.arriving(layer):
-            place = max((place for place, others in zip(places, leaving, strict=True)
-                         if _overlap(rows, others)), default=-1)
-            if place + 1 < len(slots):
-                slots[place + 1].before += code
-            else:
-                slots[place].after += code
+            place = max((place for place, others in zip(taken, leaving, strict=True)
+                         if _overlap(rows, others)), default=places[0])
+            self._places[min(place + 1, places[-1])] += code
 
     def _store_loss(self):
         outputs = self.buffers.logits.cols if isinstance(self._loss, MSE) else 1
