@@ -1,8 +1,9 @@
 """What forward stores and what backward computes again.
 
 A chain of stages 0..L-1; activation s is the input of stage s. Activation 0 stays on chip, and so
-does the last one from forward to its use. The others are stored, or computed again from an earlier
-one that was: what is computed on the way takes the places of what was needed before.
+does the last one from forward to its use, unless it is stored in another format. The others are
+stored, or computed again from an earlier one that was: what is computed on the way takes the places
+of what was needed before.
 
 The optimal plan is that of A. Griewank and A. Walther, "Algorithm 799: revolve", ACM TOMS 26(1),
 2000, for stages of different cost.
@@ -14,7 +15,7 @@ from functools import cache
 from gradmill_hw.config import ConfigError
 
 
-__all__ = ["Backward", "Plan", "every", "optimal", "store_all", "stored_at"]
+__all__ = ["Backward", "Plan", "again", "every", "optimal", "store_all", "stored_at"]
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,15 @@ class Plan:
         return most
 
 
-def store_all(stages):
-    """Nothing is computed again."""
+def store_all(stages, *, last=False):
+    """Nothing is computed again; ``last``: the last activation is stored too."""
+    kept = range(1, stages - 1 + last)
     steps = []
-    for s in reversed(range(1, stages)):
-        steps += [Backward("load", s), Backward("free", s), Backward("backward", s)]
-    return Plan(tuple(range(1, stages)), (*steps, Backward("backward", 0)))
+    for s in reversed(range(stages)):
+        if s in kept:
+            steps += [Backward("load", s), Backward("free", s)]
+        steps.append(Backward("backward", s))
+    return Plan(tuple(kept), tuple(steps))
 
 
 def every(stages, k):
@@ -112,6 +116,21 @@ def stored_at(stages, chosen):
 
 def _load(s):
     return [Backward("load", s)] if s else []
+
+
+def again(stages, recomputed):
+    """The ``recomputed`` activations are computed from the nearest earlier one, each when it is
+    needed and without a place."""
+    kept = [s for s in range(1, stages - 1) if s not in recomputed]
+    steps = []
+    for s in reversed(range(stages)):
+        if s in kept:
+            steps += [Backward("load", s), Backward("free", s)]
+        elif s in recomputed:
+            start = max((k for k in kept if k < s), default=0)
+            steps += [*_load(start), *(Backward("advance", k) for k in range(start, s))]
+        steps.append(Backward("backward", s))
+    return Plan(tuple(kept), tuple(steps))
 
 
 def optimal(forward, places):
