@@ -215,7 +215,7 @@ def test_what_cannot_be_is_refused():
         trained(deep, 8, 8, 8, fast_memory=gm.FastMemory("20%", recompute=2))
     with pytest.raises(ConfigError, match="hidden activations 1 to 6"):
         trained(deep, 8, 8, 8, fast_memory=gm.FastMemory("50%", recompute=(9,)))
-    with pytest.raises(ConfigError, match="no hidden activations"):
+    with pytest.raises(ConfigError, match="no hidden activation has to wait"):
         trained((9, 5), 8, 8, 8, fast_memory="50%")
     with pytest.raises(ConfigError, match="use tiles=1"):
         trained(deep, 8, 8, 8, config=COPY.replace(tiles=2), tiles=2, fast_memory="50%")

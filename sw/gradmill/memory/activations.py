@@ -82,10 +82,12 @@ class _Chooser:
     -------
     choose : callable
         ``choose(costs, fast bytes)`` gives a :class:`Choice`.
+    known : (Costs, int) or None
+        What it was given.
     """
 
     def __init__(self, lowering, buffers, candidates):
-        self.choose = choose
+        self.choose, self.known = choose, None
         self._lowering, self._buffers = lowering, buffers
         self._formats = {s: entry for s, entry in candidates.items() if s in buffers}
 
@@ -108,7 +110,8 @@ class _Chooser:
         """Choose, and let the next programs do so."""
         memory, stages = self._lowering.activations, len(self._lowering.stages)
         manager = memory.manager
-        choice = memory.choice = self.choose(self.costs(), manager.high * manager.place)
+        self.known = self.costs(), manager.high * manager.place
+        choice = memory.choice = self.choose(*self.known)
         by_way = {way: [s for s, own in choice.decisions.items() if own is way] for way in Decision}
         end = manager.base + manager.count * manager.place
         reserved = 0

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-__all__ = ["EXACT", "Choice", "Costs", "Decision", "choose", "evaluate", "exact", "greedy",
-           "lower_bound"]
+__all__ = ["EXACT", "Choice", "Costs", "Decision", "alternatives", "choose", "evaluate",
+           "exact", "greedy", "lower_bound"]
 
 #: Activations up to which the choice is exact.
 EXACT = 8
+_WAYS = ("store", "compress", "recompute")
 
 
 class Decision(StrEnum):
@@ -128,6 +129,16 @@ def evaluate(costs, fast, ways):
     return Choice(decisions, leaving, again, costs.cycles(excess, again), 0.0)
 
 
+def alternatives(costs, fast, choice):
+    """Activation -> way -> cycles of a sub-minibatch if only that activation were stored as it is,
+    coded or computed again; ``None`` where that cannot be."""
+    ways = {s: str(own) if own in (Decision.compress, Decision.recompute) else "store"
+            for s, own in choice.decisions.items()}
+    found = {s: {way: evaluate(costs, fast, {**ways, s: way}) for way in _WAYS} for s in ways}
+    return {s: {way: other and other.cycles for way, other in own.items()}
+            for s, own in found.items()}
+
+
 def exact(costs, fast):
     """The best choice, by labels that no other one beats in bytes as they are, coded bytes,
     computed cycles and room that is needed; one set for each activation that others can be computed
@@ -149,8 +160,9 @@ def exact(costs, fast):
         labels = found
     choices = [choice for own in labels.values() for _, ways in own
                if (choice := evaluate(costs, fast, ways)) is not None]
-    best = min(choices, key=lambda choice: (choice.cycles, sum(choice.leaving.values()),
-                                            choice.again))
+    best = min(choices, key=lambda choice: (  # bits are lost for cycles only
+        choice.cycles, list(choice.decisions.values()).count(Decision.compress), choice.again,
+        sum(choice.leaving.values())))
     return _bounded(best, best.cycles)
 
 
@@ -173,7 +185,7 @@ def greedy(costs, fast):
             break
     while True:
         options = [(choice, {**ways, s: way}) for s in ways
-                   for way in ("store", "compress", "recompute") if way != ways[s]
+                   for way in _WAYS if way != ways[s]
                    if (choice := evaluate(costs, fast, {**ways, s: way})) is not None]
         found, changed = min(options, key=lambda option: option[0].cycles, default=(best, ways))
         if found.cycles >= best.cycles:

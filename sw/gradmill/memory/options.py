@@ -52,8 +52,8 @@ class FastMemory:
         if self.policy not in ("offload", "chosen"):
             raise ValueError(f"policy={self.policy!r}: use 'offload' or 'chosen'")
         if self.policy == "chosen" and self.recompute is not None:
-            raise ValueError(f"recompute={self.recompute!r} with policy='chosen', which decides that "
-                             "itself: leave one of them out")
+            raise ValueError(f"recompute={self.recompute!r} with policy='chosen', which decides "
+                             "that itself: leave one of them out")
 
     @classmethod
     def of(cls, value):

@@ -83,22 +83,22 @@ def store_all(stages, *, last=False):
 
 def every(stages, k):
     """Every ``k``-th activation is kept, and those of the last segment."""
-    return stored_at(stages, range(k, stages, k))
+    return stored_at(stages, range(k, stages - 1, k))
 
 
 def stored_at(stages, chosen):
     """The ``chosen`` activations are kept. From each, those up to the next are computed again and
-    stored; those behind the last one forward stores too."""
+    stored; those behind the last one forward stores too, but the very last."""
     chosen = sorted(set(chosen))
     wrong = [s for s in chosen if not 0 < s < stages]
     if wrong:
         raise ConfigError(f"recompute: there is no activation {wrong[0]} to keep; the network has "
                           f"hidden activations 1 to {stages - 1}")
     starts = [0, *chosen]
-    last = range(starts[-1] + 1, stages)
-    steps = []
+    last = range(starts[-1] + 1, stages - 1)
+    steps = [] if stages - 1 in starts else [Backward("backward", stages - 1)]
     for start, end in reversed(list(zip(starts, [*chosen, stages], strict=True))):
-        inner = range(start + 1, end)
+        inner = range(start + 1, min(end, stages - 1))
         if end < stages and inner:
             steps += _load(start)
             for s in inner:
