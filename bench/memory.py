@@ -15,7 +15,7 @@ from gradmill.report.style import WORK_COLOURS, drawing
 from gradmill.timeline import Work, record
 
 
-__all__ = ["CONFIG", "Measured", "bound", "measure", "network"]
+__all__ = ["CONFIG", "Measured", "bound", "measure", "network", "passes"]
 
 CONFIG = NANO.replace(copy=True, tensor_rows=4096, acc_rows=8192, mask_rows=4096)
 CODEC = CONFIG.replace(stash=True)
@@ -27,7 +27,7 @@ SIZES = (100, 75, 50, 35, 20)
 _BATCHES = 3
 STASH = gm.Stash("mask+bfp", bits=3, block=64)
 #: Where ``run`` leaves its picture.
-PICTURE = Path("build/bench/memory.svg")
+PICTURE = Path("docs/images/fast-memory.svg")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def measure(config, widths, virtual, sub, *, far=FAR, batches=_BATCHES, **option
         counters = device.counters()
     subs = -(-virtual // sub)
     manager = trainer.memory
-    return Measured(timeline.period(subs), _passes(timeline, len(widths) - 2, subs), counters,
+    return Measured(timeline.period(subs), passes(timeline, len(widths) - 2, subs), counters,
                     manager.made * manager.place, manager.count * manager.place,
                     manager.excess * manager.place, model.state_dict(),
                     _choice(trainer.activations.choice))
@@ -97,7 +97,7 @@ def _choice(choice):
     return ": " + ", ".join(f"{s} {decision}" for s, decision in choice.decisions.items())
 
 
-def _passes(timeline, last, subs):
+def passes(timeline, last, subs):
     """``passes`` of the second virtual minibatch of the record."""
     products = sorted((span for span in timeline.spans if span.opcode is Opcode.MATMUL),
                       key=lambda span: span.start)
