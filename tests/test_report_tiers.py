@@ -41,8 +41,9 @@ def test_a_place_is_taken_from_its_write_to_the_last_read():
 
 
 def test_what_the_record_cuts_off_was_there_and_stays():
-    held = occupancy([loaded(10, 20, 0), stored(30, 40, 0), loaded(0, 5, 128)])
-    assert held[NEAR] == ([0, 5, 20, 30, 40], [128, 64, 0, 64, 0])
+    held = occupancy([loaded(10, 20, 0), loaded(22, 25, 0), stored(30, 40, 0), loaded(0, 5, 128),
+                      loaded(50, 60, 192)])
+    assert held[NEAR] == ([0, 5, 25, 30, 60], [192, 128, 64, 128, 0])
 
 
 def test_idle_cycles_have_a_cause():

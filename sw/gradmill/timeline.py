@@ -66,16 +66,18 @@ def work_of(opcode, fields):
     return Work.OTHER
 
 
-def _moved(opcode, fields, config):
+def _moved(command, config):
     """``moved`` of a :class:`Span`."""
+    opcode, fields = command.opcode, command.fields
     if opcode not in (Opcode.LOAD, Opcode.STORE, Opcode.COPY) or fields["cls"] != Class.STASH:
         return ()
     size = config.run_bytes(Kind(fields["kind"]).name.lower(), fields["run"], fields["codec"])
     if opcode is Opcode.COPY:
-        return tuple((int(fields[tier]), writes, fields[start], fields[f"{start}_stride"],
-                      fields["count"], size) for writes, (tier, start) in enumerate(
-                          (("tier", "mem"), ("target_tier", "target"))))
-    return ((int(fields["tier"]), int(opcode is Opcode.STORE), fields["mem"],
+        ends = ((fields["tier"], command.mem, fields["mem_stride"]),
+                (fields["target_tier"], fields["target"], fields["target_stride"]))
+        return tuple((int(tier), writes, start, stride, fields["count"], size)
+                     for writes, (tier, start, stride) in enumerate(ends))
+    return ((int(fields["tier"]), int(opcode is Opcode.STORE), command.mem,
              fields["mem_stride0"], fields["count0"], size),)
 
 
@@ -213,7 +215,7 @@ class _Recorder:
             fields = command.fields
             yield Span(*key, command.opcode, fields["layer"], started[key][k], cycle,
                        work_of(command.opcode, fields), fields["hold"] - fields["release"],
-                       moved=_moved(command.opcode, fields, self._device.config))
+                       moved=_moved(command, self._device.config))
 
 
 def _union(spans):
