@@ -1,4 +1,4 @@
-"""Small fast memory: slowdown against its size, for keep, offload, recompute and compress."""
+"""Small fast memory: slowdown against its size, for keep, offload, recompute, compress, chosen."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,7 @@ from gradmill.report.style import WORK_COLOURS, drawing
 from gradmill.timeline import Work, record
 
 
-__all__ = ["CONFIG", "Measured", "bound", "measure", "network"]
+__all__ = ["CONFIG", "Measured", "bound", "measure", "network", "passes"]
 
 CONFIG = NANO.replace(copy=True, tensor_rows=4096, acc_rows=8192, mask_rows=4096)
 CODEC = CONFIG.replace(stash=True)
@@ -27,7 +27,7 @@ SIZES = (100, 75, 50, 35, 20)
 _BATCHES = 3
 STASH = gm.Stash("mask+bfp", bits=3, block=64)
 #: Where ``run`` leaves its picture.
-PICTURE = Path("build/bench/memory.svg")
+PICTURE = Path("docs/images/fast-memory.svg")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Measured:
         Bytes of activations of a sub-minibatch, of fast memory, and that leave it.
     weights : dict
         At the end of training.
+    choice : str
+        What was chosen for the activations, if that was asked for.
     """
 
     cycles:    float
@@ -56,6 +58,7 @@ class Measured:
     fast:      int
     spilled:   int
     weights:   dict
+    choice:    str
 
 
 def network(widths, seed=0):
@@ -82,12 +85,19 @@ def measure(config, widths, virtual, sub, *, far=FAR, batches=_BATCHES, **option
         counters = device.counters()
     subs = -(-virtual // sub)
     manager = trainer.memory
-    return Measured(timeline.period(subs), _passes(timeline, len(widths) - 2, subs), counters,
+    return Measured(timeline.period(subs), passes(timeline, len(widths) - 2, subs), counters,
                     manager.made * manager.place, manager.count * manager.place,
-                    manager.excess * manager.place, model.state_dict())
+                    manager.excess * manager.place, model.state_dict(),
+                    _choice(trainer.activations.choice))
 
 
-def _passes(timeline, last, subs):
+def _choice(choice):
+    if choice is None:
+        return ""
+    return ": " + ", ".join(f"{s} {decision}" for s, decision in choice.decisions.items())
+
+
+def passes(timeline, last, subs):
     """``passes`` of the second virtual minibatch of the record."""
     products = sorted((span for span in timeline.spans if span.opcode is Opcode.MATMUL),
                       key=lambda span: span.start)
@@ -122,6 +132,7 @@ def _modes(size):
         "offload": (CONFIG, {"fast_memory": size}),
         "recompute": (CONFIG, {"fast_memory": gm.FastMemory(size, recompute="optimal")}),
         "compress": (CODEC, {"fast_memory": size, "stash": STASH}),
+        "chosen": (CODEC, {"fast_memory": gm.FastMemory(size, policy="chosen"), "stash": STASH}),
     }
 
 
@@ -140,8 +151,10 @@ def run(console):
         for name, (config, options) in _modes(size).items():
             whole = (coded if name == "compress" else kept).footprint
             found[name] = _measured(config, **options | ({"fast_memory": "100%"}
-                                                         if size >= whole else {}))
-            console.print(f"{percent} %, {name}: {found[name].cycles:,.0f} cycles")
+                                                         if size >= whole and name != "chosen"
+                                                         else {}))
+            console.print(f"{percent} %, {name}: {found[name].cycles:,.0f} cycles"
+                          f"{found[name].choice}", highlight=False)
             curves[name].append(found[name].cycles / kept.cycles - 1)
         offload = found["offload"]
         curves["bound"].append(bound(kept, offload.spilled, CONFIG) / kept.cycles - 1)

@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from gradmill.memory import every, optimal, store_all, stored_at
+from gradmill.memory.recompute import again, every, optimal, store_all, stored_at
 from gradmill_hw.config import ConfigError
 
 
@@ -43,7 +43,7 @@ def execute(plan, stages):
 @pytest.mark.parametrize("stages", [2, 3, 4, 7, 16, 33])
 def test_storing_all_computes_nothing_again(stages):
     most, advanced = execute(store_all(stages), stages)
-    assert most == stages - 1 and not advanced
+    assert most == stages - 2 and not advanced
 
 
 @pytest.mark.parametrize("stages", [2, 5, 9, 16, 25, 64])
@@ -54,17 +54,33 @@ def test_every_k_layers(stages):
         assert most == plan.most <= -(-stages // k) + k
         assert advanced == plan.advances
         # Of each segment but the last, all stages but its last.
-        assert len(advanced) == ((stages - 1) // k) * (k - 1)
+        assert len(advanced) == ((stages - 2) // k) * (k - 1)
 
 
 def test_chosen_layers():
     plan = stored_at(8, (5, 2))
-    assert plan.kept == (2, 5, 6, 7)
+    assert plan.kept == (2, 5, 6), "the last one is used at once"
     _, advanced = execute(plan, 8)
     assert advanced == [2, 3, 0]
     for wrong in (0, 8, 9):
         with pytest.raises(ConfigError, match="1 to 7"):
             stored_at(8, (2, wrong))
+
+
+@pytest.mark.parametrize("stages", [3, 6, 12])
+def test_each_is_computed_from_the_nearest(stages):
+    for count in range(stages - 1):
+        for recomputed in combinations(range(1, stages - 1), count):
+            plan = again(stages, recomputed)
+            most, advanced = execute(plan, stages)
+            assert most == len(plan.kept) == stages - 2 - count
+            assert len(advanced) == sum(
+                s - max((k for k in plan.kept if k < s), default=0) for s in recomputed)
+
+
+def test_what_was_coded_is_loaded_though_it_is_the_last():
+    most, advanced = execute(store_all(5, last=True), 5)
+    assert most == 4 and not advanced
 
 
 def fewest(forward, places):

@@ -34,16 +34,17 @@ class Forecast:
     memory: list
 
 
-def forecast(made, model, config, loss, optimizer, *, placed=None, **rounding):
+def forecast(made, model, config, loss, optimizer, *, placed=None, far=None, **rounding):
     """The :class:`Forecast` for a plan of ``model``; see :func:`gradmill.plan`.
 
     ``placed``: ``(lowering, regions, result)`` of a trainer whose programs depend on what a memory
-    manager has learned; without it, those of a fresh one.
+    manager has learned; without it, those of a fresh one. ``far``: far memory; by default as fast
+    as it was measured to be.
     """
     lowering, regions, result = placed or (
         lower(made, model, config, loss, optimizer, **rounding),
         *somewhere(model.stages, config, optimizer))
-    far = lowering.activations and lowering.activations.far
+    far = far or (lowering.activations and lowering.activations.far)
     batch = lowering.batch("train", made.virtual_minibatch)
     strides = len(batch.rows) * batch.data_bytes, len(batch.rows) * batch.label_bytes
     few, many = (predict(lowering.train(made.virtual_minibatch, count, strides, regions, result),

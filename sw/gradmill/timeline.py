@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gradmill_hw.isa import Class, Opcode, Queue
+from gradmill_hw.isa import Class, Kind, Opcode, Queue
 from gradmill_hw.regs import Tier
 from gradmill_hw.sequencer_model import commands
 
 
-__all__ = ["Span", "Timeline", "Work", "read_trace", "record"]
+__all__ = ["Span", "Timeline", "Work", "read_trace", "record", "work_of"]
 
 
 class Work(StrEnum):
@@ -32,7 +32,9 @@ class Work(StrEnum):
 class Span:
     """One instruction in execution: taken by its unit at ``start``, completed at ``end``; then the
     sets of activations that its tile keeps change by ``sets``. ``sub`` is the sub-minibatch of a
-    product of a training program, counted from the start of the record; -1 for others."""
+    product of a training program, counted from the start of the record; -1 for others. ``moved``:
+    ``(tier, whether written, address, stride, count, bytes)`` of the runs of activations that it
+    reads from, or writes to, memory."""
 
     tile:   int
     queue:  Queue
@@ -43,9 +45,10 @@ class Span:
     work:   Work
     sets:   int
     sub:    int = -1
+    moved:  tuple = ()
 
 
-def _work(opcode, fields):
+def work_of(opcode, fields):
     """:class:`Work` of an instruction, by what distinguishes the trainer's instructions."""
     if opcode is Opcode.MATMUL:
         if fields["a_transpose"]:
@@ -61,6 +64,21 @@ def _work(opcode, fields):
         update = fields["cls"] in (Class.WEIGHT, Class.OPTIMIZER)
         return Work.UPDATE if update else Work.OTHER
     return Work.OTHER
+
+
+def _moved(command, config):
+    """``moved`` of a :class:`Span`."""
+    opcode, fields = command.opcode, command.fields
+    if opcode not in (Opcode.LOAD, Opcode.STORE, Opcode.COPY) or fields["cls"] != Class.STASH:
+        return ()
+    size = config.run_bytes(Kind(fields["kind"]).name.lower(), fields["run"], fields["codec"])
+    if opcode is Opcode.COPY:
+        ends = ((fields["tier"], command.mem, fields["mem_stride"]),
+                (fields["target_tier"], fields["target"], fields["target_stride"]))
+        return tuple((int(tier), writes, start, stride, fields["count"], size)
+                     for writes, (tier, start, stride) in enumerate(ends))
+    return ((int(fields["tier"]), int(opcode is Opcode.STORE), command.mem,
+             fields["mem_stride0"], fields["count0"], size),)
 
 
 class Timeline:
@@ -145,7 +163,8 @@ class Timeline:
                    for tile, queue in sorted({(span.tile, span.queue) for span in self.spans})]
         events += [{"ph": "X", "pid": span.tile, "tid": int(span.queue), "ts": span.start,
                     "dur": span.end - span.start, "name": f"{span.opcode.name} {span.layer}",
-                    "args": {"work": span.work, "sets": span.sets, "sub": span.sub}}
+                    "args": {"work": span.work, "sets": span.sets, "sub": span.sub,
+                             "moved": span.moved}}
                    for span in self.spans]
         path = Path(path)
         path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
@@ -162,7 +181,8 @@ def read_trace(path):
             spans.append(Span(event["pid"], Queue(event["tid"]), Opcode[opcode], int(layer),
                               event["ts"], event["ts"] + event["dur"],
                               Work(event["args"]["work"]), event["args"]["sets"],
-                              event["args"]["sub"]))
+                              event["args"]["sub"],
+                              tuple(map(tuple, event["args"].get("moved", ())))))
     return Timeline(range(sum(event["name"] == "process_name" for event in events)), spans)
 
 
@@ -194,7 +214,8 @@ class _Recorder:
             command = self._expected[key][k]
             fields = command.fields
             yield Span(*key, command.opcode, fields["layer"], started[key][k], cycle,
-                       _work(command.opcode, fields), fields["hold"] - fields["release"])
+                       work_of(command.opcode, fields), fields["hold"] - fields["release"],
+                       moved=_moved(command, self._device.config))
 
 
 def _union(spans):

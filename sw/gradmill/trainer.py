@@ -127,7 +127,12 @@ class Trainer:
     @property
     def memory(self):
         """The :class:`~gradmill.memory.Manager` of the fast memory; ``None`` without one."""
-        return self._lowering.activations and self._lowering.activations.manager
+        return self.activations and self.activations.manager
+
+    @property
+    def activations(self):
+        """The :class:`~gradmill.lowering.passing.ActivationMemory`; ``None`` without one."""
+        return self._lowering.activations
 
     # running --------------------------------------------------------------------------------
 

@@ -11,12 +11,14 @@ from rich.markup import escape
 
 from ..checkpoint import CheckpointError
 from ..errors import GradmillError
+from ..memory import FastMemory
 from ..nn import SGD
 
 
-__all__ = ["Backend", "ConfigName", "DeviceName", "Hidden", "Schedule", "Size", "SubMinibatch",
-           "Tiles", "VirtualMinibatch", "chosen", "clear_errors", "configured", "console",
-           "numbers", "sgd"]
+__all__ = ["Backend", "ConfigName", "DeviceName", "FarBandwidth", "FastMemorySize", "Hidden",
+           "MemoryPolicy", "Recompute", "Schedule", "Size", "SubMinibatch", "Tiles",
+           "VirtualMinibatch", "chosen", "clear_errors", "configured", "console",
+           "fast_memory_options", "numbers", "sgd"]
 
 console = Console()
 
@@ -38,6 +40,18 @@ Tiles = Annotated[int | None, typer.Option(help="Tiles of the chain instead of t
                                                 "configuration's.")]
 Schedule = Annotated[str | None, typer.Option(help="Order of the tiles' work: sequential, 1f1b or "
                                               "zero-bubble; the result is the same.")]
+FastMemorySize = Annotated[str | None, typer.Option(
+    "--fast-memory", help="Near memory for hidden activations: a percentage of them, as in 20%, or "
+                          "bytes; the rest goes to far memory and back. One tile.")]
+Recompute = Annotated[str | None, typer.Option(
+    help="With --fast-memory: compute activations again instead; `optimal`, every so many layers, "
+         "or those whose input is kept: 2,5")]
+MemoryPolicy = Annotated[str, typer.Option(
+    help="With --fast-memory: `offload` what does not fit, or after the first virtual minibatch "
+         "what is `chosen` for each activation: keep, compress (with --stash), recompute or "
+         "offload.")]
+FarBandwidth = Annotated[float | None, typer.Option(
+    help="Beats per cycle of far memory, both directions together; by default without limit.")]
 Hidden = Annotated[str | None, typer.Option(help="Widths of the hidden layers, as in 96,48,88,40; "
                                             "by default enough for all tiles.")]
 VirtualMinibatch = Annotated[int | None, typer.Option(
@@ -59,6 +73,21 @@ def configured(name, n, tiles=None, *, stash=False, copy=False):
     if copy and not config.copy:
         config = config.replace(copy=True)
     return config
+
+
+def fast_memory_options(size, recompute, policy):
+    """The :class:`FastMemory` that the options describe; ``None`` without."""
+    if size is None:
+        for name, value in (("recompute", recompute),
+                            ("memory-policy", None if policy == "offload" else policy)):
+            if value is not None:
+                raise ValueError(f"--{name} {value}: say how much is kept with --fast-memory, as "
+                                 "in --fast-memory 20%")
+        return None
+    if recompute and recompute != "optimal":
+        chosen_layers = numbers(recompute.rstrip(","))
+        recompute = chosen_layers if "," in recompute else chosen_layers[0]
+    return FastMemory(int(size) if size.isdecimal() else size, recompute=recompute, policy=policy)
 
 
 def numbers(text):

@@ -15,9 +15,14 @@ from ..planning import plan as make_plan
 from ..profiler import profile
 from ..report import data
 from ..report.plan_figure import colours, plan_lanes, plot_plan
+from ..stash import parse_stash
 from .common import (
     ConfigName,
+    FarBandwidth,
+    FastMemorySize,
     Hidden,
+    MemoryPolicy,
+    Recompute,
     Schedule,
     Size,
     SubMinibatch,
@@ -27,9 +32,11 @@ from .common import (
     clear_errors,
     configured,
     console,
+    fast_memory_options,
     numbers,
     sgd,
 )
+from .tiers import show_tiers
 
 
 __all__ = ["plan"]
@@ -46,16 +53,30 @@ def plan(
     hidden: Hidden = None,
     virtual_minibatch: VirtualMinibatch = None,
     sub_minibatch: SubMinibatch = None,
+    stash: Annotated[str | None, typer.Option(
+        help="With --fast-memory: format in which activations may be stored.")] = None,
+    fast_memory: FastMemorySize = None,
+    recompute: Recompute = None,
+    memory_policy: MemoryPolicy = "chosen",
+    far_bandwidth: FarBandwidth = None,
 ) -> None:
     """Show how a network would be spread over tiles: layers, cycles, memory, order.
 
-    Nothing is trained or simulated; cycles are those of the cycle model.
+    With --fast-memory, what one tile would do with each hidden activation, and why. Nothing is
+    trained or simulated; cycles are those of the cycle model.
     """
     with clear_errors():
-        sizes = configured(config, n, tiles)
+        policy = memory_policy if fast_memory and not recompute else "offload"
+        fast = fast_memory_options(fast_memory, recompute, policy)
+        sizes = configured(config, n, tiles if fast is None else tiles or 1,
+                           stash=stash is not None, copy=fast is not None)
         job = load_task(task, hidden=hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch)
         loss, optimizer = CrossEntropy(), sgd(settings)
+        if fast is not None:
+            show_tiers(job, sizes, settings, loss, optimizer, fast,
+                       None if stash is None else parse_stash([stash]), far_bandwidth)
+            return
         amounts = {name: settings[name] for name in ("virtual_minibatch", "sub_minibatch")}
         made = make_plan(job.model, sizes, tiles=tiles, schedule=schedule, loss=loss,
                          optimizer=optimizer, **amounts)

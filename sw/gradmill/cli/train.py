@@ -1,6 +1,7 @@
 """``gradmill train``: a run with its report."""
 
 import time
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from rich.table import Table
 
 from ..backends import open_device
 from ..datasets import TASKS, load_task
-from ..memory import FastMemory
 from ..nn import CrossEntropy, Sequential
 from ..report import (
     differences,
@@ -33,7 +33,11 @@ from .common import (
     Backend,
     ConfigName,
     DeviceName,
+    FarBandwidth,
+    FastMemorySize,
     Hidden,
+    MemoryPolicy,
+    Recompute,
     Schedule,
     Size,
     SubMinibatch,
@@ -43,6 +47,7 @@ from .common import (
     clear_errors,
     configured,
     console,
+    fast_memory_options,
     numbers,
     sgd,
 )
@@ -81,13 +86,10 @@ def train(
     stash_interval: Annotated[int | None, typer.Option(
         min=1, help="Virtual minibatches over whose loss an adaptive stash judges; by default an "
                     "epoch.")] = None,
-    fast_memory: Annotated[str | None, typer.Option(help="Near memory for hidden activations: a "
-                                                    "percentage of them, as in 20%, or bytes; the "
-                                                    "rest goes to far memory and back. One "
-                                                    "tile.")] = None,
-    recompute: Annotated[str | None, typer.Option(help="With --fast-memory: compute activations "
-                                                  "again instead; `optimal`, every so many layers, "
-                                                  "or those whose input is kept: 2,5")] = None,
+    fast_memory: FastMemorySize = None,
+    recompute: Recompute = None,
+    memory_policy: MemoryPolicy = "offload",
+    far_bandwidth: FarBandwidth = None,
     layer_to_layer: Annotated[bool, typer.Option(
         "--layer-to-layer", help="Execute layer after layer on one tile, with weights from far "
                                  "memory: for networks that do not fit.")] = False,
@@ -109,7 +111,7 @@ def train(
     """
     with clear_errors():
         policy = parse_stash(stash, rounding=stash_rounding, interval=stash_interval)
-        fast = _fast_memory(fast_memory, recompute)
+        fast = fast_memory_options(fast_memory, recompute, memory_policy)
         if tiles is None and (fast is not None or layer_to_layer):
             tiles = 1
         sizes = configured(config, n, tiles, stash=policy is not None, copy=fast is not None)
@@ -117,7 +119,8 @@ def train(
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
                           momentum=momentum, decay=decay)
         out.mkdir(parents=True, exist_ok=True)
-        options = {"stall": stall, "waveform": waveform} if device is Backend.verilator else {}
+        options = {"stall": stall, "waveform": waveform, "bandwidth": (None, far_bandwidth)} \
+            if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
                "schedule": schedule, "stash": policy, "fast_memory": fast,
                "layer_to_layer": layer_to_layer, "boundaries": boundaries}
@@ -127,9 +130,12 @@ def train(
             machine = stack.enter_context(open_device(device.value, sizes, **options))
             ready = time.perf_counter()
             compared = check and device is Backend.verilator and not resume
-            reference = stack.enter_context(_on_emulator(job, sizes, settings, how)) \
+            decided: Future = Future()  # what the device's memory policy chose
+            reference = stack.enter_context(_on_emulator(job, sizes, settings, how, decided)) \
                 if compared else None
+            stack.callback(decided.cancel)  # nobody waits for a choice that never comes
             trainer = _trainer(job, machine, settings, how, resume and out)
+            _tell(trainer, decided)
             timeline = _fit(trainer, job, settings, out, resume, f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
             with console.status("the same on the emulator" if compared else "predicting cycles"):
@@ -149,19 +155,6 @@ def train(
         _summary(report, page)
         if report["bit_exact_to_emulator"] is False:
             raise typer.Exit(1)
-
-
-def _fast_memory(size, recompute):
-    """The :class:`FastMemory` that the options describe; ``None`` without."""
-    if size is None:
-        if recompute is not None:
-            raise ValueError(f"--recompute {recompute}: say how much is kept with --fast-memory, "
-                             "as in --fast-memory 20%")
-        return None
-    if recompute and recompute != "optimal":
-        chosen = numbers(recompute.rstrip(","))
-        recompute = chosen if "," in recompute else chosen[0]
-    return FastMemory(int(size) if size.isdecimal() else size, recompute=recompute)
 
 
 def _results(trainer, expected, timeline):
@@ -245,14 +238,29 @@ def _fit(trainer, job, settings, out, resume, title):
     return timeline
 
 
+def _tell(trainer, decided):
+    """What is chosen for activations is the result of ``decided``."""
+    chooser = trainer.memory and trainer.activations.chooser
+    if chooser:
+        choose = chooser.choose
+
+        def choose_and_tell(*arguments):
+            decided.set_result(choose(*arguments))
+            return decided.result()
+
+        chooser.choose = choose_and_tell
+
+
 @contextmanager
-def _on_emulator(job, config, settings, how):
+def _on_emulator(job, config, settings, how, decided):
     """Train the same on the emulator meanwhile; yields a function that waits for the trainer and
     what :func:`expectation` says of it."""
     fresh = replace(job, model=Sequential(*job.model.layers, seed=how["seed"]))
     with open_device("emulator", config) as machine:
         def fit(go_on):
             reference = _trainer(fresh, machine, settings, how, None)
+            if reference.memory and reference.activations.chooser:
+                reference.activations.chooser.choose = lambda *_: decided.result()
             reference.fit(job.x, job.y, epochs=settings["epochs"], on_step=go_on,
                           validation_data=(job.x_test, job.y_test))
             return reference, expectation(reference)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from gradmill_hw.isa import Class, Opcode
+from gradmill_hw.regs import Tier
 
 from .buffers import VIRTUAL_ROWS
 from .footprint import Fields, footprint
@@ -64,6 +65,7 @@ class TileDependencies:
         self._accesses = []                # of memory: (wrote, tier, start, end, (node, queue))
         self._released, self._holds, self._held = [], 0, None
         self._filled = {}                  # panel -> what fills it
+        self._leaving = None               # the last copy to far memory
         self._last, self._gradients = None, []  # data gradients: the last one; first products
 
     def add(self, node, opcode, fields, operation):
@@ -89,7 +91,13 @@ class TileDependencies:
             self._defer(node, operation)
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
               and fields["cls"] != Class.STASH):
-            node.after.add(self._held)  # parameters are not loaded long before their update
+            # Parameters are not loaded long before their update, nor while activations leave.
+            node.after.add(self._held)
+            if self._leaving is not None:
+                node.after.add(self._leaving)
+                node.waits.add(self._leaving)
+        elif opcode is Opcode.COPY and fields["target_tier"] == Tier.FAR:
+            self._leaving = node
 
     def _touched(self, opcode, fields):
         """Keys of what an instruction reads and writes on chip, and its footprint. Those of one

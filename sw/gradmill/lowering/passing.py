@@ -1,6 +1,6 @@
 """Activations that do not stay on chip: through fast memory, and far memory if they must."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from gradmill_hw.isa import Class, Kind, Opcode
@@ -70,10 +70,16 @@ class ActivationMemory:
         How fast far memory was, once that is known.
     recorder : Recorder or None
         Who runs instructions piece by piece at present.
+    coded : dict
+        Stage number -> buffer of its input, in its stash format, at a place of its own.
+    chooser, choice
+        Who decides for each activation after the first virtual minibatch, and what; ``None`` if
+        nobody does.
     """
 
     def __init__(self, manager, plan, formats, *, poison=None, stochastic=False, draws=False):
         self.manager, self.plan, self.formats = manager, plan, formats
+        self.coded, self.choice, self.chooser = {}, None, None
         self.far = self.recorder = None
         self._poison = poison
         self._random = {Opcode.STORE: stochastic, Opcode.LOAD: draws}
@@ -90,6 +96,9 @@ class ActivationMemory:
 
     def store(self, emit, s, m, count):
         """The next ``count`` buffers of the input of stage ``s`` to fast memory."""
+        if s in self.coded:
+            self._transfers(Opcode.STORE, emit, s, self.runs(emit, s, m), [self.coded[s]])
+            return
         most = self.manager.high
         for start in range(0, count, most):
             new, moves = self.manager.produce(s, min(most, count - start))
@@ -102,6 +111,9 @@ class ActivationMemory:
 
     def load(self, emit, s, m):
         """The input of stage ``s`` on chip."""
+        if s in self.coded:
+            self._transfers(Opcode.LOAD, emit, s, self.runs(emit, s, m), [self.coded[s]])
+            return
         for moves, buffers, more in self.manager.fetch(s):
             self._copies(emit, moves, m)
             self._transfers(Opcode.LOAD, emit, s, self.runs(emit, s, m), buffers)
@@ -110,7 +122,8 @@ class ActivationMemory:
 
     def free(self, emit, s, m):
         """The input of stage ``s`` is not loaded again."""
-        self._spoil_freed(emit, self.manager.release(s), m)
+        if s not in self.coded:
+            self._spoil_freed(emit, self.manager.release(s), m)
 
     def _spoil_freed(self, emit, buffers, m):
         for buffer in buffers if self._poison is not None else ():
@@ -133,11 +146,11 @@ class ActivationMemory:
     def _copies(self, emit, moves, m):
         if self.recorder and moves:
             self.recorder.run(emit.code)
-        by_activation = {}
+        alike = {}
         for move in moves:
-            by_activation.setdefault((move.buffer.activation, move.out), []).append(move)
-        for (s, out), own in by_activation.items():
-            runs = self.runs(emit, s, m)
+            runs = replace(self.runs(emit, move.buffer.activation, m), count=1)
+            alike.setdefault((runs, move.out), []).append(move)
+        for (runs, out), own in alike.items():
             for group, (near, far) in _even(own, lambda move: (move.near, move.far)):
                 self._copy(emit, runs, group, out, near, far)
         if self.recorder and moves:

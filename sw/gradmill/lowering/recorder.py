@@ -1,5 +1,6 @@
 """A first sub-minibatch, run piece by piece to see what it does and how long it takes."""
 
+from ..cycle_model import predict
 from ..unit_times import Memory
 from .interleave import interleave_one
 from .programs import assemble
@@ -22,6 +23,7 @@ class Recorder:
     def __init__(self, lowering, execute):
         self._lowering, self._execute = lowering, execute
         self._cycles = 0  # of the stage at hand
+        self._beats = self._cycles_of_beats = 0  # copied, and cycles in which they were
 
     @property
     def _activations(self):
@@ -40,19 +42,27 @@ class Recorder:
 
     def run_copies(self, code, count):
         """Copies of ``count`` buffers and nothing else."""
-        self._activations.manager.timed_copy(count, self._now(code))
+        beats = count * self._activations.manager.place / self._lowering.config.beat_bytes
+        cycles, least = self._run_now(code)
+        self._activations.manager.timed_copy(count, cycles)
+        self._beats += beats
+        self._cycles_of_beats += beats + cycles - least
 
     def learn(self):
         """A pass is complete."""
-        manager, config = self._activations.manager, self._lowering.config
-        manager.learn()
-        if manager.copy_cycles:
-            beats = manager.place / config.beat_bytes / manager.copy_cycles
-            self._activations.far = Memory(beats=min(1.0, beats))
+        self._activations.manager.learn()
+        if self._beats:
+            self._activations.far = Memory(beats=min(1.0, self._beats / self._cycles_of_beats))
 
     def _now(self, code):
         """Cycles that ``code`` took."""
+        return self._run_now(code)[0]
+
+    def _run_now(self, code):
+        """Cycles that ``code`` took, and those that it would take with memories of a beat a
+        cycle."""
         config, buffers = self._lowering.config, self._lowering.buffers[0]
         ordered = interleave_one(buffers, list(code))
         code.clear()
-        return self._execute(assemble(config, [ordered]))
+        program = assemble(config, [ordered])
+        return self._execute(program), predict([program], config).cycles

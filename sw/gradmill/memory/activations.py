@@ -13,11 +13,12 @@ from ..errors import DeviceError, FarMemoryError
 from ..lowering.layout import blocks
 from ..lowering.passing import POISON, ActivationMemory, runs_of
 from ..lowering.recorder import Recorder
-from .manager import Manager
-from .recompute import every, optimal, store_all, stored_at
+from .chooser import Costs, Decision, choose
+from .manager import Buffer, Manager
+from .recompute import again, every, optimal, store_all, stored_at
 
 
-__all__ = ["activation_memory", "boundary", "record"]
+__all__ = ["activation_memory", "boundary", "foresee", "record"]
 
 
 def activation_memory(options, stash, lowering, device):
@@ -31,18 +32,20 @@ def activation_memory(options, stash, lowering, device):
         Formats of stored activations.
     """
     config, buffers, stages = lowering.config, lowering.buffers[0], lowering.stages
-    if len(stages) < 2:
-        raise ConfigError("fast_memory: the network has no hidden activations; give it more "
-                          "layers, or leave fast_memory out")
     formats = stash.formats(stages, config) if stash else {}
-    runs = {s: runs_of(buffers.x[0][s], lowering.sub, config, formats.get(s))
-            for s in range(1, len(stages))}
+    candidates, formats = (formats, {}) if options.policy == "chosen" else ({}, formats)
+    # The last one is used as soon as forward has ended.
+    waiting = range(1, len(stages) - (len(stages) - 1 not in formats))
+    if not waiting:
+        raise ConfigError("fast_memory: no hidden activation has to wait for backward while others "
+                          "are computed; give the network more layers, or leave fast_memory out")
+    runs = {s: runs_of(buffers.x[0][s], lowering.sub, config, formats.get(s)) for s in waiting}
     place = max(runs_of(buffers.x[0][s], m, config, formats.get(s)).nbytes
                 for s in runs for m in range(1, lowering.sub + 1))
     footprint = place * sum(run.count for run in runs.values())
     largest = max(run.count for run in runs.values())
     count = options.places(footprint, place)
-    plan = _plan(options, stages, int(options.high * count) // largest, config)
+    plan = _plan(options, stages, waiting, int(options.high * count) // largest, config)
     if options.recompute is None and int(options.high * count) * place < footprint:
         _check_far(options, device, footprint, count, place)
     elif options.recompute is not None:
@@ -55,16 +58,77 @@ def activation_memory(options, stash, lowering, device):
     base = device.heap.allocate(count * place, "fast memory for activations")
     manager = Manager(base=base, place=place, count=count, more_far=more_far, high=options.high,
                       low=options.low)
-    return ActivationMemory(
+    memory = ActivationMemory(
         manager, plan, formats, poison=_poison(options, device, place),
         stochastic=bool(stash) and stash.rounding == "stochastic", draws=bool(stash) and stash.draw)
+    if options.policy == "chosen":
+        memory.chooser = _Chooser(lowering, {s: run.count for s, run in runs.items()}, candidates)
+    return memory
 
 
-def _plan(options, stages, places, config):
+class _Chooser:
+    """Decides what happens to each activation once costs have been measured.
+
+    Parameters
+    ----------
+    lowering : Lowering
+        Of the network.
+    buffers : dict
+        Activation -> buffers that it is stored in as it is.
+    candidates : dict
+        Activation -> stash format that it may be stored in.
+
+    Members
+    -------
+    choose : callable
+        ``choose(costs, fast bytes)`` gives a :class:`Choice`.
+    known : (Costs, int) or None
+        What it was given.
+    """
+
+    def __init__(self, lowering, buffers, candidates):
+        self.choose, self.known = choose, None
+        self._lowering, self._buffers = lowering, buffers
+        self._formats = {s: entry for s, entry in candidates.items() if s in buffers}
+
+    def costs(self):
+        """The :class:`Costs` that the manager has measured; coded bytes are whole places."""
+        manager, stages = self._lowering.activations.manager, range(len(self._lowering.stages))
+        return Costs(
+            tuple(manager.forward[s] for s in stages), tuple(manager.backward[s] for s in stages),
+            {s: count * manager.place for s, count in self._buffers.items()},
+            {s: self._places(s, manager.place) * manager.place for s in self._formats},
+            manager.copy_cycles / manager.place, manager.place)
+
+    def _places(self, s, place):
+        x, lowering = self._lowering.buffers[0].x[0][s], self._lowering
+        most = max(runs_of(x, m, lowering.config, self._formats[s]).nbytes
+                   for m in range(1, lowering.sub + 1))
+        return blocks(most, place)
+
+    def decide(self):
+        """Choose, and let the next programs do so."""
+        memory, stages = self._lowering.activations, len(self._lowering.stages)
+        manager = memory.manager
+        self.known = self.costs(), manager.high * manager.place
+        choice = memory.choice = self.choose(*self.known)
+        by_way = {way: [s for s, own in choice.decisions.items() if own is way] for way in Decision}
+        end = manager.base + manager.count * manager.place
+        reserved = 0
+        for s in by_way[Decision.compress]:
+            reserved += self._places(s, manager.place)
+            memory.coded[s] = Buffer(s, 0, 0, end - reserved * manager.place)
+        memory.formats = {s: self._formats[s] for s in memory.coded}
+        memory.plan = again(stages, by_way[Decision.recompute])
+        manager.adopt({s: self._buffers[s] for s in
+                       sorted(by_way[Decision.keep] + by_way[Decision.offload])}, reserved)
+
+
+def _plan(options, stages, waiting, places, config):
     """What is stored and what computed again; costs in tiles of the array."""
     how, count = options.recompute, len(stages)
     if how is None:
-        return store_all(count)
+        return store_all(count, last=count - 1 in waiting)
     if how == "optimal":
         return optimal([blocks(stage.linear.inputs, config.n) * blocks(stage.linear.outputs,
                                                                        config.n)
@@ -118,7 +182,20 @@ def record(lowering, device, size, regions, result, **run):
             cycles = device.counters()["cycles"] - before
         return cycles or predict([program], device.config).cycles
 
+    _learn(lowering, execute, size, regions, result)
+
+
+def foresee(lowering, size, regions, result, far):
+    """Learn from a first virtual minibatch as the cycle model sees it, with a
+    :class:`~gradmill.unit_times.Memory` ``far``; nothing is run."""
+    _learn(lowering, lambda program: predict([program], lowering.config, far=far).cycles, size,
+           regions, result)
+
+
+def _learn(lowering, execute, size, regions, result):
     lowering.record(size, regions, result, Recorder(lowering, execute))
+    if lowering.activations.chooser:
+        lowering.activations.chooser.decide()
 
 
 @contextmanager

@@ -60,8 +60,9 @@ class _Places:
     def __len__(self):
         return len(self._free)
 
-    def take(self):
-        return self._free.popleft()
+    def take(self, count):
+        """The ``count`` that are free for longest."""
+        return [self._free.popleft() for _ in range(count)]
 
     def give(self, address):
         self._free.append(address)
@@ -98,7 +99,7 @@ class Manager:
     def __init__(self, *, base, place, count, more_far, high=1.0, low=0.75):
         self.base, self.place, self.count = base, place, count
         self.high, self.low = int(high * count), int(low * count)
-        self._more_far, self._far_all = more_far, ()
+        self._more_far, self._far = more_far, []  # places in far memory, in order of use
         self.forward, self.backward, self.sizes = {}, {}, {}
         self._copied = [0, 0]  # buffers that were copied alone, cycles
         self.made = self.most_used = 0
@@ -108,10 +109,14 @@ class Manager:
 
     def begin(self):
         """A virtual minibatch begins: nothing is alive, and places are as at first."""
+        self._alive = {}  # activation -> buffers
+        self._start()
+
+    def _start(self):
+        """Nothing is alive: places are handed out by address again, so that what moves together
+        lies side by side."""
         self._fast = _Places(self.base + k * self.place for k in range(self.count))
-        self._alive, self._produced = {}, 0  # activation -> buffers
-        self._evicted = 0
-        self._far = _Places(self._far_all)
+        self._produced = self._evicted = self._sent = 0  # buffers; places in far memory
 
     @property
     def learned(self):
@@ -138,24 +143,25 @@ class Manager:
         """``(new buffers, moves that make room for them)``."""
         moves = self._make_room(count)
         own = self._alive.setdefault(activation, [])
-        new = []
-        for _ in range(count):
-            new.append(Buffer(activation, len(own), self._produced, self._fast.take()))
-            own.append(new[-1])
-            self._produced += 1
+        new = [Buffer(activation, len(own) + k, self._produced + k, address)
+               for k, address in enumerate(self._fast.take(count))]
+        own += new
+        self._produced += count
         self.sizes[activation] = len(own)
         self.made = max(self.made, sum(map(len, self._alive.values())))
         self.most_used = max(self.most_used, self.used)
         return new, moves
 
     def _make_room(self, count):
-        """Above the high threshold, the oldest leave until the low one is met."""
+        """Above the high threshold, the oldest leave until the low one is met; later as many as
+        come, if so many have to leave."""
         if self.room(count):
             return []
-        target = max(self.low, count) if not self.learned else self.high
-        moves = []
+        target, together = (self.high, min(count, self._excess - self._evicted)) \
+            if self.learned else (max(self.low, count), 0)
+        moves, before = [], self._evicted
         for buffer in self._resident():
-            if self.used + count <= target:
+            if self.used + count <= target and self._evicted - before >= together:
                 break
             moves += self._evict(buffer)
         return moves
@@ -182,10 +188,10 @@ class Manager:
         self._evicted += 1
         if buffer.copied:
             return []
-        if not len(self._far):
-            more = tuple(self._more_far(len(self._alive[buffer.activation])))
-            self._far_all, self._far = self._far_all + more, _Places(more)
-        buffer.far, buffer.copied = self._far.take(), True
+        if self._sent == len(self._far):
+            self._far += self._more_far(len(self._alive[buffer.activation]))
+        buffer.far, buffer.copied = self._far[self._sent], True
+        self._sent += 1
         return [Move(buffer, True, near, buffer.far)]
 
     # backward -------------------------------------------------------------------------------
@@ -196,7 +202,7 @@ class Manager:
         yielded are dead when the next are asked for."""
         rest = list(self._alive[activation])
         while rest:
-            moves = self._bring(activation)
+            moves = self._bring(rest)
             ready = [buffer for buffer in rest if buffer.fast is not None]
             rest = [buffer for buffer in rest if buffer.fast is None]
             yield moves, ready, bool(rest)
@@ -208,31 +214,30 @@ class Manager:
         """Moves of earlier activations that it is time for when the backward of ``stage``
         begins, as far as there is room."""
         due = min((a for a, first in self._issue.items() if first >= stage), default=stage)
-        return [move for activation in sorted(self._alive, reverse=True)
-                if due <= activation < stage for move in self._bring(activation)]
+        return self._bring([buffer for activation in sorted(self._alive, reverse=True)
+                            if due <= activation < stage
+                            for buffer in reversed(self._alive[activation])])
 
-    def _bring(self, activation):
-        moves = []
-        for buffer in self._alive[activation]:
-            if buffer.fast is None and self.used < self.high:
-                buffer.fast = self._fast.take()
-                moves.append(Move(buffer, False, buffer.fast, buffer.far))
+    def _bring(self, wanted):
+        """Moves of those that are in far memory, the first ones if there is not room for all."""
+        absent = [buffer for buffer in wanted if buffer.fast is None]
+        coming = sorted(absent[:max(0, self.high - self.used)], key=lambda buffer: buffer.number)
+        for buffer, address in zip(coming, sorted(self._fast.take(len(coming))), strict=True):
+            buffer.fast = address
         self.most_used = max(self.most_used, self.used)
-        return moves
+        return [Move(buffer, False, buffer.fast, buffer.far) for buffer in coming]
 
     def release(self, activation):
         """The buffers of ``activation`` are dead; they are returned."""
         dead = self._alive.pop(activation)
         self._discard(dead)
         if not self._alive:
-            self._produced = self._evicted = 0
+            self._start()
         return dead
 
     def _discard(self, dead):
         for buffer in dead:
             self._fast.give(buffer.fast)
-            if buffer.far is not None:
-                self._far.give(buffer.far)
 
     # what was measured ----------------------------------------------------------------------
 
@@ -254,6 +259,15 @@ class Manager:
             leaving[activation] = min(left, count)
             left -= leaving[activation]
         self._issue = self._latest({a: count for a, count in leaving.items() if count})
+
+    def adopt(self, sizes, reserved):
+        """From now on these buffers are made, and ``reserved`` places are used for something
+        else."""
+        self.count, self.high = self.count - reserved, self.high - reserved
+        self.low = min(self.low, self.high)
+        self.sizes, self.made, self.most_used = dict(sizes), sum(sizes.values()), 0
+        self.begin()
+        self.learn()
 
     def _latest(self, leaving):
         """For each activation the stage whose backward begins its fetch: fetches follow each

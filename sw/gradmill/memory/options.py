@@ -27,6 +27,10 @@ class FastMemory:
         Keep some activations only, and compute the others again in backward: as few products as
         the fast memory allows, every so many layers, or the inputs of these ``Linear`` layers (the
         second one is 1).
+    policy : "offload" or "chosen"
+        Whether all that does not fit goes to far memory, or after the first virtual minibatch each
+        activation is kept, computed again, stored in the format that ``stash`` has for it, or sent
+        to far memory, whatever costs least by what was measured.
     poison : bool
         Overwrite memory with NaNs as soon as it is evicted or freed, to find whoever still reads
         it. Costs traffic, of class ``DATA``.
@@ -36,6 +40,7 @@ class FastMemory:
     high:      float = 1.0
     low:       float = 0.75
     recompute: object = None
+    policy:    str = "offload"
     poison:    bool = False
 
     def __post_init__(self):
@@ -44,6 +49,11 @@ class FastMemory:
                              "0 < low <= high <= 1")
         self._share()
         self._check_recompute()
+        if self.policy not in ("offload", "chosen"):
+            raise ValueError(f"policy={self.policy!r}: use 'offload' or 'chosen'")
+        if self.policy == "chosen" and self.recompute is not None:
+            raise ValueError(f"recompute={self.recompute!r} with policy='chosen', which decides "
+                             "that itself: leave one of them out")
 
     @classmethod
     def of(cls, value):

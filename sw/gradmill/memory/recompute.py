@@ -1,8 +1,9 @@
 """What forward stores and what backward computes again.
 
 A chain of stages 0..L-1; activation s is the input of stage s. Activation 0 stays on chip, and so
-does the last one from forward to its use. The others are stored, or computed again from an earlier
-one that was: what is computed on the way takes the places of what was needed before.
+does the last one from forward to its use, unless it is stored in another format. The others are
+stored, or computed again from an earlier one that was: what is computed on the way takes the places
+of what was needed before.
 
 The optimal plan is that of A. Griewank and A. Walther, "Algorithm 799: revolve", ACM TOMS 26(1),
 2000, for stages of different cost.
@@ -14,7 +15,7 @@ from functools import cache
 from gradmill_hw.config import ConfigError
 
 
-__all__ = ["Backward", "Plan", "every", "optimal", "store_all", "stored_at"]
+__all__ = ["Backward", "Plan", "again", "every", "optimal", "store_all", "stored_at"]
 
 
 @dataclass(frozen=True)
@@ -69,32 +70,35 @@ class Plan:
         return most
 
 
-def store_all(stages):
-    """Nothing is computed again."""
+def store_all(stages, *, last=False):
+    """Nothing is computed again; ``last``: the last activation is stored too."""
+    kept = range(1, stages - 1 + last)
     steps = []
-    for s in reversed(range(1, stages)):
-        steps += [Backward("load", s), Backward("free", s), Backward("backward", s)]
-    return Plan(tuple(range(1, stages)), (*steps, Backward("backward", 0)))
+    for s in reversed(range(stages)):
+        if s in kept:
+            steps += [Backward("load", s), Backward("free", s)]
+        steps.append(Backward("backward", s))
+    return Plan(tuple(kept), tuple(steps))
 
 
 def every(stages, k):
     """Every ``k``-th activation is kept, and those of the last segment."""
-    return stored_at(stages, range(k, stages, k))
+    return stored_at(stages, range(k, stages - 1, k))
 
 
 def stored_at(stages, chosen):
     """The ``chosen`` activations are kept. From each, those up to the next are computed again and
-    stored; those behind the last one forward stores too."""
+    stored; those behind the last one forward stores too, but the very last."""
     chosen = sorted(set(chosen))
     wrong = [s for s in chosen if not 0 < s < stages]
     if wrong:
         raise ConfigError(f"recompute: there is no activation {wrong[0]} to keep; the network has "
                           f"hidden activations 1 to {stages - 1}")
     starts = [0, *chosen]
-    last = range(starts[-1] + 1, stages)
-    steps = []
+    last = range(starts[-1] + 1, stages - 1)
+    steps = [] if stages - 1 in starts else [Backward("backward", stages - 1)]
     for start, end in reversed(list(zip(starts, [*chosen, stages], strict=True))):
-        inner = range(start + 1, end)
+        inner = range(start + 1, min(end, stages - 1))
         if end < stages and inner:
             steps += _load(start)
             for s in inner:
@@ -112,6 +116,21 @@ def stored_at(stages, chosen):
 
 def _load(s):
     return [Backward("load", s)] if s else []
+
+
+def again(stages, recomputed):
+    """The ``recomputed`` activations are computed from the nearest earlier one, each when it is
+    needed and without a place."""
+    kept = [s for s in range(1, stages - 1) if s not in recomputed]
+    steps = []
+    for s in reversed(range(stages)):
+        if s in kept:
+            steps += [Backward("load", s), Backward("free", s)]
+        elif s in recomputed:
+            start = max((k for k in kept if k < s), default=0)
+            steps += [*_load(start), *(Backward("advance", k) for k in range(start, s))]
+        steps.append(Backward("backward", s))
+    return Plan(tuple(kept), tuple(steps))
 
 
 def optimal(forward, places):

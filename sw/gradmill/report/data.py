@@ -8,6 +8,7 @@ from gradmill_hw.regs import COUNTERS, Tier, byte_counter
 
 from ..forecast import forecast, forecast_layers, one_tile_cycles
 from ..stash import describe_policy
+from .tiers import measured
 
 
 __all__ = ["differences", "expectation", "layer_names", "parameters", "performance", "pipeline",
@@ -102,14 +103,23 @@ def pipeline(trainer, expectations, timeline=None):
         The first start of the device in that training; without one nothing is measured.
     """
     made, (expected, alone) = trainer.plan, expectations
-    measured = timeline and timeline.period(made.schedule.sub_minibatches)
+    period = timeline and timeline.period(made.schedule.sub_minibatches)
     return {
         **made.as_dict(),
-        "cycles_per_virtual_minibatch": {"predicted": expected.cycles, "measured": measured},
-        "speedup": speedup(alone, expected.cycles, measured),
+        "cycles_per_virtual_minibatch": {"predicted": expected.cycles, "measured": period},
+        "speedup": speedup(alone, expected.cycles, period),
         "tiles": [_tile(trainer, tile, expected) for tile in range(len(made.spans))],
-        "fast_memory": trainer.memory and trainer.memory.describe(),
+        "fast_memory": _fast_memory(trainer, timeline),
     }
+
+
+def _fast_memory(trainer, timeline):
+    """What the memory manager learned and decided, and what came of it."""
+    if trainer.memory is None:
+        return None
+    choice = trainer.activations.choice
+    return {**trainer.memory.describe(), "decisions": choice and choice.decisions,
+            "measured": measured(timeline)}
 
 
 def speedup(alone, predicted, measured):

@@ -5,15 +5,27 @@ import numpy as np
 from gradmill_hw.isa import Queue
 
 from ..timeline import Work
+from .tiers import idle, occupancy
 from .style import CLASS_COLOURS, INK, MUTED, WORK_COLOURS, drawing, needed, svg
 
 
-__all__ = ["array", "bits", "learning", "operations", "plot_history", "stages", "stash", "traffic",
-           "units"]
+__all__ = [
+    "array",
+    "bits",
+    "learning",
+    "operations",
+    "plot_history",
+    "stages",
+    "stash",
+    "tiers",
+    "traffic",
+    "units",
+]
 
 _WIDE = 10.5
 #: Units from the top of a tile's lane down.
-_UNITS = (Queue.MATRIX, Queue.VECTOR, Queue.LOAD, Queue.STORE, Queue.LINK_IN, Queue.LINK_OUT)
+_UNITS = (Queue.MATRIX, Queue.VECTOR, Queue.LOAD, Queue.STORE, Queue.COPY, Queue.LINK_IN,
+          Queue.LINK_OUT)
 #: Gaps below this share of the picture are not seen.
 _INVISIBLE = 1 / 1500
 
@@ -181,6 +193,34 @@ def stash(timeline, tiles, bounds, first):
         row[0][0].set_ylabel("sets kept")
         figure.supxlabel("cycles", fontsize=9, color=MUTED)
         return svg(figure, "stash")
+
+
+def tiers(timeline, fast_bytes):
+    """Bytes of activations in both memories over time, and what happened while the array had
+    nothing to do."""
+    first, last = timeline.cycles
+    with drawing(_WIDE, 4.2, 3, 1, height_ratios=(2, 2, 1)) as (figure, axes):
+        for (tier, (cycles, held)), part in zip(occupancy(timeline.spans).items(), axes,
+                                                strict=False):
+            at = np.concatenate([[first], cycles, [last]]) - first
+            kib = np.concatenate([[0], held, held[-1:] or [0]]) / 1024
+            colour = CLASS_COLOURS["stash"] if tier == 0 else WORK_COLOURS["data gradient"]
+            part.fill_between(at, kib, step="post", color=colour, alpha=0.25, lw=0)
+            part.step(at, kib, where="post", color=colour, lw=1)
+            part.set(ylabel=f"{tier.name.lower()}, KiB", xlim=(0, last - first), ylim=(0, None))
+            part.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes[0].axhline(fast_bytes / 1024, color="#c8453b", lw=1, ls=(0, (4, 2)))
+        left = 0
+        for colour, (cause, share) in zip((WORK_COLOURS["update"], CLASS_COLOURS["stash"],
+                                           WORK_COLOURS["data gradient"], "#c8ced4"),
+                                          idle(timeline.spans).items(), strict=True):
+            axes[2].barh([0], [100 * share], left=left, color=colour,
+                         label=f"{cause} {share:.1%}")
+            left += 100 * share
+        axes[2].set(xlim=(0, max(left, 1)), yticks=[], xlabel="% of cycles without a product")
+        axes[2].legend(ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0,
+                       handlelength=1, handleheight=1)
+        return svg(figure, "tiers")
 
 
 def bits(stashing):

@@ -70,6 +70,9 @@ def _pictures(report, timeline):
         made["array"] = figures.array(pipeline["tiles"])
     if (report.get("stashing") or {}).get("bits"):
         made["bits"] = figures.bits(report["stashing"])
+    fast = pipeline["fast_memory"]
+    if fast and timeline:
+        made["tiers"] = figures.tiers(timeline, fast["fast_bytes"])
     count = pipeline["sub_minibatches"]
     starts = timeline.starts(count) if timeline else []
     if starts:

@@ -1,0 +1,122 @@
+"""What happens to each activation: the best of all choices, or one within its bound."""
+
+from itertools import product
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradmill.memory.chooser import (
+    EXACT,
+    Costs,
+    Decision,
+    choose,
+    evaluate,
+    exact,
+    greedy,
+    lower_bound,
+)
+
+
+cycles = st.integers(1, 400)
+
+
+@st.composite
+def chains(draw, most=6):
+    """``(costs, bytes of fast memory)``."""
+    count = draw(st.integers(1, most))
+    stages = range(count + 2)
+    sizes = {s: draw(st.integers(8, 64)) for s in range(1, count + 1)}
+    coded = {s: draw(st.integers(1, size)) for s, size in sizes.items() if draw(st.booleans())}
+    costs = Costs(tuple(draw(cycles) for _ in stages), tuple(draw(cycles) for _ in stages), sizes,
+                  coded, draw(st.sampled_from([0.0, 0.5, 3.0, 20.0])), 8)
+    return costs, draw(st.integers(8, sum(sizes.values()) + 8))
+
+
+def all_choices(costs, fast):
+    """Brute force."""
+    for ways in product(("store", "compress", "recompute"), repeat=len(costs.sizes)):
+        choice = evaluate(costs, fast, dict(zip(costs.sizes, ways, strict=True)))
+        if choice is not None:
+            yield choice
+
+
+@settings(deadline=None)
+@given(chains())
+def test_the_exact_choice_is_the_best_of_all(case):
+    best = min(choice.cycles for choice in all_choices(*case))
+    found = exact(*case)
+    assert found.cycles == best == found.bound
+
+
+@settings(deadline=None)
+@given(chains())
+def test_the_greedy_choice_is_within_its_bound(case):
+    best = min(choice.cycles for choice in all_choices(*case))
+    found = greedy(*case)
+    assert found.bound <= best * (1 + 1e-12)
+    assert best <= found.cycles
+    everything = evaluate(*case, dict.fromkeys(case[0].sizes, "store"))
+    assert found.cycles <= everything.cycles, "no worse than to offload"
+
+
+@settings(deadline=None)
+@given(chains(most=40))
+def test_a_choice_fits_and_adds_up(case):
+    costs, fast = case
+    found = choose(costs, fast)
+    assert list(found.decisions) == list(costs.sizes)
+    stored = sum(costs.sizes[s] - found.leaving.get(s, 0) for s, way in found.decisions.items()
+                 if way in (Decision.keep, Decision.offload))
+    coded = sum(costs.coded[s] for s, way in found.decisions.items() if way is Decision.compress)
+    assert stored + coded <= fast
+    assert set(found.leaving) == {s for s, way in found.decisions.items()
+                                  if way is Decision.offload}
+    assert found.cycles == costs.cycles(sum(found.leaving.values()), found.again)
+    assert found.cycles >= found.bound * (1 - 1e-12)
+    older = [s for s, way in found.decisions.items() if way in (Decision.keep, Decision.offload)]
+    ways = [found.decisions[s] for s in older]
+    assert ways == sorted(ways, reverse=True), "the oldest leave"
+
+
+def chain(**changes):
+    given_costs = {"forward": (100,) * 6, "backward": (200,) * 6,
+                   "sizes": dict.fromkeys(range(1, 5), 64), "coded": {}, "cycles_per_byte": 1.0,
+                   "least": 8}
+    return Costs(**{**given_costs, **changes})
+
+
+def test_what_is_cheap_is_done():
+    assert set(choose(chain(), 256).decisions.values()) == {Decision.keep}
+    slow = choose(chain(cycles_per_byte=1000.0), 64)
+    assert Decision.offload not in slow.decisions.values()
+    assert list(slow.decisions.values()).count(Decision.recompute) == 3
+    fast = choose(chain(), 64)
+    assert fast.decisions == {1: "offload", 2: "offload", 3: "offload", 4: "keep"}
+    assert fast.cycles == 600 + 1200, "copies hide behind the passes"
+    coded = choose(chain(cycles_per_byte=1000.0, coded=dict.fromkeys(range(1, 5), 16)), 64)
+    assert set(coded.decisions.values()) == {Decision.compress} and not coded.again
+
+
+def test_nothing_is_computed_from_what_has_lost_bits():
+    costs = chain(coded={1: 1}, cycles_per_byte=1e6)
+    assert evaluate(costs, 256, {1: "compress", 2: "recompute", 3: "store", 4: "store"}) is None
+    assert evaluate(costs, 256, {1: "compress", 2: "store", 3: "recompute", 4: "store"}).again == (
+        100)
+
+
+def test_long_chains_say_how_far_from_the_best_they_are():
+    count = EXACT + 20
+    costs = chain(forward=(100,) * (count + 2), backward=(200,) * (count + 2),
+                  sizes=dict.fromkeys(range(1, count + 1), 64), cycles_per_byte=4.0)
+    found = choose(costs, 64 * 4)
+    assert lower_bound(costs, 64 * 4) == found.bound <= found.cycles
+    assert found.cycles < 1.1 * found.bound
+
+
+def test_without_room_all_is_computed_again():
+    for count in (4, EXACT + 4):
+        costs = chain(forward=(100,) * (count + 2), backward=(200,) * (count + 2),
+                      sizes=dict.fromkeys(range(1, count + 1), 64))
+        found = choose(costs, 7)
+        assert set(found.decisions.values()) == {Decision.recompute}
+        assert found.again == 100 * count * (count + 1) / 2

@@ -1,0 +1,105 @@
+"""What a policy chooses for activations is what the device does, bit for bit."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import gradmill as gm
+from bench.memory import CODEC, CONFIG, network
+from gradmill.cli import app
+from gradmill.memory.chooser import Decision, evaluate
+
+
+WIDTHS, SIZE, SUB = (8, *[16] * 8, 8), 24, 16
+STASH = gm.Stash("mask+bfp", bits=3, block=64)
+
+
+def train(ways=None, *, fast=None, first=0, last=4, model=None, config=CONFIG, **options):
+    """Train virtual minibatches ``first`` to ``last - 1``; ``(weights, counters, trainer,
+    model)``."""
+    rng = np.random.default_rng(0)
+    part = slice(first * SIZE, last * SIZE)
+    x = rng.normal(size=(SIZE * 4, WIDTHS[0])).astype(np.float32)[part]
+    y = rng.integers(0, WIDTHS[-1], SIZE * 4)[part]
+    with gm.open("emulator", config, near_bytes=1 << 22) as device:
+        model = model or network(WIDTHS)
+        trainer = gm.Trainer(model, device, optimizer=gm.SGD(0.05), virtual_minibatch=SIZE,
+                             sub_minibatch=SUB, fast_memory=fast, **options)
+        if ways:
+            trainer.activations.chooser.choose = lambda costs, room: evaluate(costs, room, ways)
+        trainer.fit(x, y, epochs=1, shuffle=False)
+        return ({k: v.tobytes() for k, v in model.state_dict().items()}, device.counters(),
+                trainer, model)
+
+
+def chosen(size):
+    return gm.FastMemory(size, policy="chosen", poison=True)
+
+
+@pytest.mark.parametrize("again", [(), (2,), (1, 3, 4), (1, 2, 3, 4, 5, 6, 7)])
+def test_the_choice_changes_no_bit(again):
+    reference, kept, *_ = train()
+    ways = {s: "recompute" if s in again else "store" for s in range(1, 8)}
+    found, counters, trainer, _ = train(ways, fast=chosen("35%"))
+    assert found == reference
+    choice, memory = trainer.activations.choice, trainer.memory
+    advances = trainer.activations.plan.advances
+    samples = SIZE * 3  # the first virtual minibatch is the one that is measured
+    assert counters["macs"] - kept["macs"] == samples * sum(
+        WIDTHS[s] * WIDTHS[s + 1] for s in advances)
+    assert len(advances) >= len(again) and memory.most_used <= memory.count
+    assert sum(choice.leaving.values()) == memory.excess * memory.place
+
+
+def test_what_is_compressed_has_the_bits_of_a_stash():
+    ways = {1: "store", 2: "compress", 3: "compress", 4: "store", 5: "recompute", 6: "store",
+            7: "compress"}
+    found, counters, trainer, _ = train(ways, fast=chosen("45%"), config=CODEC, stash=STASH)
+    *_, model = train(last=1, config=CODEC)
+    formats = {s: STASH.format for s, way in ways.items() if way == "compress"}
+    reference, *_ = train(first=1, model=model, config=CODEC, stash=gm.Stash(layers=formats))
+    assert found == reference
+    assert counters["stash_rows"] > 0 and set(trainer.activations.coded) == {2, 3, 7}
+    memory = trainer.memory
+    assert min(buffer.fast for buffer in trainer.activations.coded.values()) >= (
+        memory.base + memory.count * memory.place), "beside the others, in the same fast memory"
+
+
+def test_measured_costs_decide():
+    _, _, trainer, _ = train(fast=chosen("35%"))
+    costs, room = trainer.activations.chooser.known
+    assert costs.cycles_per_byte > 0 and len(costs.forward) == len(WIDTHS) - 1
+    assert trainer.activations.choice.cycles <= evaluate(
+        costs, room, dict.fromkeys(costs.sizes, "store")).cycles
+    assert Decision.offload in trainer.activations.choice.decisions.values(), "copies hide"
+
+
+def plan(*arguments, code=0):
+    result = CliRunner(env={"COLUMNS": "140", "TERM": "dumb"}).invoke(
+        app, ["plan", "digits", "--config", "tile", "--hidden", "24,24,24,24", "-B", "32", "-M",
+              "16", "--fast-memory", "34%", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_plan_shows_decisions_and_why():
+    text = plan()
+    assert "480 of 1,440 bytes" in text and text.count(" offload ") == 2
+    assert text.count("there is room") == 1 and "the least of all" in text
+    assert "1 beats/cycle" in text
+    text = plan("--far-bandwidth", "0.002")
+    assert "recompute" in text and "products again" in text and "less than to store" in text
+    text = plan("--far-bandwidth", "0.002", "--stash", "mask+bfp(3)/64", "--fast-memory", "67%")
+    assert "compress" in text and "bytes less" in text
+    text = plan("--recompute", "optimal")
+    assert "computed again in backward: stages" in text
+    text = plan("--memory-policy", "offload")
+    assert "back from backward of stage" in text
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="use 'offload' or 'chosen'"):
+        gm.FastMemory("20%", policy="best")
+    with pytest.raises(ValueError, match="leave one of them out"):
+        gm.FastMemory("20%", policy="chosen", recompute=2)
+    assert "use 'offload' or 'chosen'" in plan("--memory-policy", "best", code=2)
