@@ -58,7 +58,7 @@ ENTRIES = {
     "auto": gm.AutoStash(every=None),
 }
 #: What is compared in the long run, in which formats have time to adapt.
-ADAPTING = "adaptive", "ubfp(4)/64, stochastic"
+ADAPTING = "adaptive", "ubfp(4)/64, stochastic", "ubfp(2)/128, stochastic"
 
 
 def main():

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from gradmill.report.style import INK, MUTED, drawing, svg
 
 
-__all__ = ["interval", "write"]
+__all__ = ["bias", "fails", "interval", "write"]
 
 _PAGE = Path("docs/stash-study.md")
 _PICTURE = Path("docs/images/stash-study.svg")
@@ -34,14 +34,22 @@ back.
   values of whole rows; the range is over data sets.
 - **QSNR** in dB of a rectified Gaussian, 65,536 values.
 - **cosine**, **error** |g - g0| / |g0| of the weight gradients that the device computed for one
-  virtual minibatch after an epoch, g0 without a stash; **bias**: that error of the mean over 16
-  draws of the random bits. Random rounding loses its error in the mean; what saturates stays
-  (in 1 bit, the largest values of a block), and the controls, which round to nearest with too few
-  bits, have nothing but bias.
+  virtual minibatch after an epoch, g0 without a stash; **bias**: that error of the expected
+  gradient, from the mean over 16 draws of the random bits. Random rounding loses its error in the
+  mean; what saturates stays (in 1 bit, the largest values of a block). Without random bits all
+  error is bias.
 - **accuracy** on the test samples: difference to `none` in points, with the same seed, initial
   weights and order of samples; mean and 95 % interval (Student's t) over the seeds.
 
 """
+
+_CONTROLS = """
+## Negative controls
+They round to nearest with too few bits. By gradient, a control *fails* where a format with random
+rounding and no more bits has less than half of its bias.
+
+| control | data set | bias | least bias of random rounding | by gradient | accuracy |
+|---|---|---|---|---|---|"""
 
 
 def interval(differences):
@@ -53,17 +61,36 @@ def interval(differences):
                                         * values.std(ddof=1) / np.sqrt(len(values))))
 
 
+def bias(error, mean_error, draws):
+    """Error of an expectation of which one draw has ``error`` and the mean of ``draws`` has
+    ``mean_error``: what a mean still has of the variance is taken off."""
+    if draws == 1:
+        return mean_error
+    return float(np.sqrt(max(0.0, (draws * mean_error**2 - error**2) / (draws - 1))))
+
+
+def fails(own, others):
+    """Whether a control with (bits, bias) ``own`` fails: one of ``others``, formats with random
+    rounding, has no more bits and less than half of its bias."""
+    return any(bits <= own[0] and found < own[1] / 2 for bits, found in others)
+
+
 def write(lines, entries):
     """The page and its picture from all ``lines``, in the order of ``entries``."""
     rows = [row for label in entries if (row := _row(lines, label))]
     tasks = [task for task in _COLOURS if any(task in row["accuracy"] for row in rows)]
     _PICTURE.write_text(_standalone(_picture(rows, tasks)))
-    _PAGE.write_text(_head(lines) + _table(rows, tasks, lines) + _adaptive(lines) + _tail(lines))
+    _PAGE.write_text(_head(lines) + _table(rows, tasks, lines) + _controls(rows, tasks)
+                     + _adaptive(lines) + _tail(lines))
 
 
 def _of(lines, kind, label, task=None):
     return [line for line in lines if line["kind"] == kind and line["label"] == label
             and (task is None or line["task"] == task)]
+
+
+def _of_task(lines, task):
+    return [line for line in lines if line["kind"] == "training" and line["task"] == task]
 
 
 def _row(lines, label):
@@ -85,7 +112,8 @@ def _row(lines, label):
             row["bits"][task] = 8 * sum(line["bytes"] for line in own.values()) / values
         for line in _of(lines, "gradient", label, task):
             if "cosine" in line:
-                row["cosine"][task] = line["cosine"], line["error"], line["mean_error"]
+                row["cosine"][task] = line["cosine"], line["error"], bias(
+                    line["error"], line["mean_error"], line["draws"])
     found = (_of(lines, "qsnr", label) or [{}])[0]
     row["qsnr"] = found.get("qsnr")
     row["size"] = found.get("bits")
@@ -126,6 +154,36 @@ def _table(rows, tasks, lines):
     return "\n".join(text) + "\n"
 
 
+def _controls(rows, tasks):
+    """Which negative controls fail where, by bias and by accuracy."""
+    controls = [row for row in rows if "control" in row["label"] and row["size"]]
+    random = [row for row in rows if "stochastic" in row["label"] and row["size"]]
+    text, below = [], []
+    for row in controls:
+        for task in (task for task in tasks if task in row["cosine"]):
+            own = row["size"], row["cosine"][task][2]
+            others = [(other["size"], other["cosine"][task][2]) for other in random
+                      if task in other["cosine"]]
+            least = min((found for bits, found in others if bits <= own[0]), default=None)
+            mean, half, count, _ = row["accuracy"].get(task, (np.nan, np.nan, 0, 0))
+            if count > 1:
+                below.append(mean + half < 0)
+            text.append(f"| {row['label']} | {task} | {own[1]:.2f} | "
+                        f"{'' if least is None else f'{least:.2f}'} | "
+                        f"{'fails' if fails(own, others) else 'holds'} | "
+                        + (f"{mean:+.2f} ± {half:.2f} ({count})" if count > 1 else "") + " |")
+    if not text:
+        return ""
+    return "\n".join([_CONTROLS, *text]) + f"""
+
+By accuracy {sum(below)} of {len(below)} fail, that is, have an interval below 0. Nothing but
+the weight gradient is made of the narrowed copy: forward values and data gradients stay exact,
+errors of one layer do not reach another, and a gradient that has lost length but kept its direction
+(cosine) still descends. The bias is the reason to round at random, not an accuracy that these
+networks lose.
+"""
+
+
 def _adaptive(lines):
     """The adaptive run beside the format that it ends with, from the beginning."""
     own = {line["seed"]: line for line in _of(lines, "training", "adaptive", _LONG)}
@@ -146,7 +204,8 @@ def _adaptive(lines):
     mean, half = interval([100 * (own[s]["accuracy"] - fixed[s]["accuracy"]) for s in seeds])
     columns = ("seed", "switches at virtual minibatch", "mean bits", "of the format at the end",
                f"of {_WIDEST}")
-    text = ["", f"`gm.AdaptiveStash()` on digits over {own[seeds[0]]['epochs']} epochs, beside",
+    text = ["", "## Formats that adapt",
+            f"`gm.AdaptiveStash()` on digits over {own[seeds[0]]['epochs']} epochs, beside",
             f"{_WIDEST}, from the beginning: {mean:+.2f} ± {half:.2f} points of accuracy over",
             f"{len(seeds)} seeds.", "",
             f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -154,7 +213,26 @@ def _adaptive(lines):
             ("mean", "", np.mean(means), np.mean(shares), np.mean(of_fixed))]
     text += [f"| {seed} | {step} | {bits:.3f} | {share:.0f} % | {of_fixed:.0f} % |"
              for seed, step, bits, share, of_fixed in rows]
-    return "\n".join(text) + "\n"
+    return "\n".join(text + _beside_fixed(lines, own)) + "\n"
+
+
+def _beside_fixed(lines, own):
+    """Bits and accuracy of the adaptive runs ``own`` against each fixed format of the long run."""
+    text = ["", "Beside fixed formats in the same run:", "",
+            "| fixed format | seeds | its bits | adaptive, share of them | adaptive, accuracy |",
+            "|---|---|---|---|---|"]
+    labels = dict.fromkeys(line["label"] for line in _of_task(lines, _LONG))
+    for label in (label for label in labels if label != "adaptive"):
+        fixed = {line["seed"]: line for line in _of(lines, "training", label, _LONG)}
+        seeds = sorted(own.keys() & fixed.keys())
+        if len(seeds) > 1:
+            bits, mine = (np.mean([8 * runs[s]["bytes"] / runs[s]["values"] for s in seeds])
+                          for runs in (fixed, own))
+            mean, half = interval([100 * (own[s]["accuracy"] - fixed[s]["accuracy"])
+                                   for s in seeds])
+            text.append(f"| {label} | {len(seeds)} | {bits:.3f} | {100 * mine / bits:.0f} % | "
+                        f"{mean:+.2f} ± {half:.2f} |")
+    return text
 
 
 def _range(bits):

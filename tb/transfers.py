@@ -8,6 +8,7 @@ from gradmill_hw.isa import Kind
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.regs import WINDOWS, Tier
 from gradmill_hw.stash.formats import from_tag
+from gradmill_hw.stash.tables import PRESETS
 from tb.stash_runs import blocks_of_rows
 
 
@@ -62,6 +63,7 @@ def new_state(config, rng):
         mask=noise(config.mask_rows, n, dtype=np.uint8) >= 128,
         seed=rng.getrandbits(32),
         step=rng.getrandbits(32),
+        tables=PRESETS,
     )
 
 

@@ -2,11 +2,14 @@
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from bench import stash, stash_report
+from gradmill.datasets import load_task
 
 
 def _line(kind, task, label, seed, **rest):
@@ -26,11 +29,15 @@ NARROW, CONTROL = "ubfp(1)/128, stochastic", "bfp(3)/64, nearest (control)"
 @pytest.fixture
 def lines():
     found = [_line("qsnr", None, NARROW, 0, qsnr=12.34, bits=1.125),
-             _line("gradient", "digits", NARROW, 0, cosine=0.875, error=0.5, mean_error=0.125)]
+             _line("gradient", "digits", NARROW, 0, cosine=0.875, error=0.5, mean_error=0.25,
+                   draws=16)]
     for seed in range(3):
         found += [_training("digits", "none", seed, 0.9, 0),
                   _training("digits", NARROW, seed, (0.91, 0.90, 0.89)[seed], 1.125),
                   _training("digits", CONTROL, seed, 0.5, 3.25)]
+    found += [_line("qsnr", None, CONTROL, 0, qsnr=9.0, bits=3.25),
+              _line("gradient", "digits", CONTROL, 0, cosine=0.5, error=0.6, mean_error=0.6,
+                    draws=1)]
     return found
 
 
@@ -39,18 +46,50 @@ def test_intervals_are_student_s():
     assert mean == 3 and half == pytest.approx(1.9632, abs=1e-3)  # 2.7764 * 1.5811 / sqrt(5)
 
 
+def test_bias_is_that_of_the_expectation():
+    rng = np.random.default_rng(3)
+    exact, offset = rng.standard_normal((2, 100_000))
+    draws = exact + 0.2 * offset + rng.standard_normal((16, len(exact)))
+    error, mean_error = (np.linalg.norm(found - exact) / np.linalg.norm(exact)
+                         for found in (draws[0], draws.mean(axis=0)))
+    assert mean_error > 0.3
+    assert stash_report.bias(error, mean_error, 16) == pytest.approx(0.2, abs=0.01)
+    assert stash_report.bias(0.3, 0.3, 1) == 0.3
+
+
+def test_controls_fail_by_the_bias_of_their_gradient(monkeypatch):
+    """Of gradients that the device computed, for a small network."""
+    def small(name, seed):
+        job = load_task(name, seed, hidden=(32,))
+        return replace(job, x=job.x[:256], y=job.y[:256])
+
+    monkeypatch.setattr(stash, "load_task", small)
+    good = {"ubfp(1)/128, stochastic", "ubfp(2)/128, stochastic", "ubfp(4)/64, stochastic"}
+    found = {}
+    for label in (*good, "ubfp(1)/128, nearest (control)", CONTROL):
+        policy = stash.ENTRIES[label]
+        line = stash._gradient(policy, ("digits", 1, 0.15), 0)
+        found[label] = (stash._qsnr(policy, None, 0)["bits"], stash_report.bias(
+            line["error"], line["mean_error"], line["draws"]))
+    for label, own in found.items():
+        others = [found[other] for other in good - {label}]
+        assert stash_report.fails(own, others) == (label not in good), label
+
+
 def test_page_and_picture_say_what_the_lines_say(tmp_path, monkeypatch, lines):
     monkeypatch.setattr(stash_report, "_PAGE", tmp_path / "study.md")
     monkeypatch.setattr(stash_report, "_PICTURE", tmp_path / "study.svg")
     stash_report.write(lines, stash.ENTRIES)
     page = (tmp_path / "study.md").read_text()
-    rows = {row.split(" | ")[0].strip("| "): row for row in page.splitlines()
+    rows = {row.split(" | ")[0].strip("| "): row for row in page.split("\n## ")[0].splitlines()
             if row.startswith("| ")}
     assert "90.00 % (3 seeds)" in rows["none"]
     assert rows[NARROW].split(" | ")[1:] == [
-        "1.128", "12.3", "0.875 / 0.50 / 0.12", "+0.00 ± 2.48 |"]
+        "1.128", "12.3", "0.875 / 0.50 / 0.22", "+0.00 ± 2.48 |"]
     assert "-40.00 ± 0.00" in rows[CONTROL] and "3.248" in rows[CONTROL]
     assert "mx6/64" not in rows, "never run"
+    assert "By accuracy 1 of 1 fail" in page
+    assert f"| {CONTROL} | digits | 0.60 | 0.22 | fails" in page
     ET.parse(tmp_path / "study.svg")
 
 

@@ -1,16 +1,18 @@
 """The cycle model: its latencies are those of the circuits, its predictions those of the RTL."""
 
+import numpy as np
 import pytest
 from amaranth.hdl import Fragment
 
 import gradmill as gm
 from gradmill.cycle_model import predict
 from gradmill.unit_times import UNITS, quantiser_cycles, vector_cycles
-from gradmill_hw.config import TILE
+from gradmill_hw.config import NANO, TILE
 from gradmill_hw.control.semaphores import TOKENS
-from gradmill_hw.isa import AddOp, AddSource, FunctionOp, MulSource, Queue, Space
+from gradmill_hw.isa import AddOp, AddSource, FunctionOp, Kind, MulSource, Queue, Space
 from gradmill_hw.link.endpoints import LINK_CREDITS
 from gradmill_hw.matrix.accumulate import turnaround
+from gradmill_hw.stash.formats import Format
 from gradmill_hw.vector.vector import VectorUnit
 from tests.test_pipeline import CHAIN, network, train
 
@@ -105,3 +107,44 @@ def test_predictions_are_those_of_the_rtl(tiles):
                                                trainer._losses_at)
         expected = startup + predict(programs, config).cycles
         assert abs(expected / measured - 1) < 0.05, f"{expected} predicted, {measured} measured"
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("text", ["ubfp(1)/128", "mx6/64", "mask+bfp(2)/64"])
+def test_predictions_with_a_stash_are_those_of_the_rtl(text):
+    config, widths, size = NANO.replace(stash=True, acc_rows=2048), (16, 12, 16, 8), 24
+    x = np.random.default_rng(1).standard_normal((4 * size, widths[0])).astype(np.float32)
+    with gm.open("verilator", config, watchdog=100_000) as device:
+        trainer = gm.Trainer(network(widths), device, virtual_minibatch=size, sub_minibatch=4,
+                             stash=gm.Stash(text), optimizer=gm.SGD(lr=0.1, momentum=0.9))
+        trainer.fit(x, np.arange(len(x)) % widths[-1], epochs=1)
+        measured = device.counters()["cycles"]
+        startup = predict(trainer._lowering.startup(trainer._regions), config).cycles
+        programs = trainer._lowering.train(size, 4, (8192, 1024), trainer._regions,
+                                           trainer._losses_at)
+    expected = startup + predict(programs, config).cycles
+    assert abs(expected / measured - 1) < 0.05, f"{expected} predicted, {measured} measured"
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("text", ["ubfp(1)/128", "ubfp(1)/16", "mx4/64"])
+def test_the_codec_delays_what_it_moves(text):
+    """A store and a load on their own: what the codec adds to their cycles."""
+    config, added = NANO.replace(stash=True, acc_rows=2048), {}
+    with gm.open("verilator", config) as device:
+        for name in ("store", "load"):
+            for codec in (Format.parse("bfp(2)/16").tag, Format.parse(text).tag):
+                fields = {"kind": Kind.BFP, "run": 128, "codec": codec, "op0": 0, "mem": 0x4000}
+                program = gm.Program(config)
+                program.store(**fields, post=[Queue.LOAD] if name == "load" else [])
+                if name == "load":
+                    program.load(**fields, wait=[Queue.STORE])
+                program.halt()
+                raw = program.assemble()
+                device.write_memory(gm.Tier.NEAR, 0, np.frombuffer(raw, np.uint8))
+                device.clear_counters()
+                device.run(0)
+                added.setdefault(name, []).append(device.counters()["cycles"]
+                                                  - predict([raw], config).cycles)
+    for name, (first, second) in added.items():
+        assert abs(first) < 25 and abs(second - first) < 16, (name, first, second)

@@ -285,13 +285,13 @@ def test_zero_packing_loses_nothing():
 def test_fitted_tables_are_better():
     rng = np.random.default_rng(SEED)
     x = rng.laplace(size=1 << 14).astype(np.float32)
-    peak = np.abs(x.reshape(-1, 64)).max(1, keepdims=True)
-    units = np.clip(
-        np.rint(np.abs(x.reshape(-1, 64)) / 2.0 ** np.floor(np.log2(peak)) * 128), 0, 255
-    )
-    table = codec.fit(units.astype(int), 2)
-    fitted = codec.decode(codec.encode("nonuniform", x, table="normal", tables={"normal": table}))
-    assert decibels(x, fitted - x) > quality("nonuniform", x, table="normal")
+    for bits, slot in ((1, "aggressive"), (2, "normal"), (3, "lite")):
+        table = codec.fit_table(x, bits)
+        fitted = codec.encode("nonuniform", x, table=table)
+        assert fitted.format.table == slot and fitted.tables[slot] == table
+        assert decibels(x, codec.decode(fitted) - x) > quality("nonuniform", x, table=slot)
+    named = codec.encode("nonuniform", x, table="lite", tables={"lite": table})
+    assert np.array_equal(named.raw, fitted.raw)
 
 
 def test_nothing_finite_becomes_nan_and_nan_stays():

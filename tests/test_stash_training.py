@@ -8,6 +8,7 @@ from gradmill_hw.config import CARD, NANO, TILE, ConfigError
 from gradmill_hw.regs import COUNTERS
 from gradmill_hw.stash import codec_model
 from gradmill_hw.stash.formats import Format
+from gradmill_hw.stash.tables import all_tables
 from tests.golden import Golden
 
 
@@ -81,7 +82,8 @@ class Recall:
 
     def _there_and_back(self, s, run, shared, number):
         def options(random):
-            return {"first_row": number} | ({"key": (SEED, 0, s)} if random else {})
+            return ({"first_row": number, "tables": all_tables(self.stash.tables)}
+                    | ({"key": (SEED, 0, s)} if random else {}))
 
         stored = codec_model.encode_rows(self.config, self.formats[s], run, shared,
                                          **options(self.stash.rounding == "stochastic"))

@@ -75,7 +75,7 @@ def register_manual():
         (Access.RO,    "the tile writes, software reads"),
         (Access.RW,    "software writes; reads back what was written"),
         (Access.RW1C,  "the tile sets, software clears by writing 1"),
-        (Access.W1P,   "writing 1 acts once; reads 0"),
+        (Access.W1P,   "what is written acts once; reads 0"),
     )]
     counters = [[f"0x{COUNTER_OFFSET + 8 * c.index:03x}", f"`{c.name}`",
                  "yes" if c.timing else "", c.doc] for c in COUNTERS]

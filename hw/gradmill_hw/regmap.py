@@ -13,7 +13,7 @@ class Access(Enum):
     RO    = "ro"     # hardware drives, software reads
     RW    = "rw"     # software owns
     RW1C  = "rw1c"   # hardware sets, software clears by writing 1
-    W1P   = "w1p"    # software writes 1, hardware sees a one-cycle pulse; reads 0
+    W1P   = "w1p"    # hardware sees what software writes for one cycle; reads 0
 
 
 @dataclass(frozen=True)

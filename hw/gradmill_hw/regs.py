@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from .isa import Class, Queue
 from .regmap import Access, Field, Register, RegisterMap
+from .stash.formats import SLOTS
 
 
 __all__ = [
@@ -212,6 +213,7 @@ def _job():
         _field("sets",    16, "ro", "now"),
         _field("highest", 16, "ro", "most since the counters were cleared"),
     ))
+    yield from _tables()
     yield Register(0x80, "error", "first error since reset", (
         _field("code",  8, "ro", "an `Error`"),
         _field("queue", 8, "ro", f"queue of the instruction, {SEQUENCER} for the sequencer"),
@@ -219,6 +221,24 @@ def _job():
     yield from _pair(0x84, "error_pc", "ro", "byte address of the instruction")
     yield from _pair(0x8c, "error_address", "ro", "memory address that was refused or failed; "
                      "on-chip row for a range error")
+
+
+def _tables():
+    """Bits are those of the entries that the codec takes; ``write`` is the last of them."""
+    kept = "of the stash format `nonuniform`; resets do not change them"
+    yield Register(0x70, "stash_encode", f"writes an entry of the encoding tables {kept}", (
+        _field("step", 6, "w1p", "magnitudes 4·`step` to 4·`step` + 3"),
+        *(_field(slot, bits, "w1p", f"their code in table {slot}")
+          for slot, bits in SLOTS.items()),
+        _field("write", 1, "w1p", "must be 1"),
+    ), when="idle")
+    yield Register(0x74, "stash_decode", f"writes an entry of the decoding tables {kept}", (
+        _field("code",   max(SLOTS.values()), "w1p", "code"),
+        _field("slot",   2, "w1p", f"table: {', '.join(f'{k} {s}' for k, s in enumerate(SLOTS))}"),
+        _field("low",    8, "w1p", "smallest magnitude that it reads as"),
+        _field("spread", 3, "w1p", "binary logarithm of how many there are"),
+        _field("write",  1, "w1p", "must be 1"),
+    ), when="idle")
 
 
 def _waiting():

@@ -198,6 +198,10 @@ class Tile(wiring.Component):
             vector.scalars.eq(control.scalars),
             *(unit.seed.eq(control.seed) for unit in (load, store, vector)),
             *(unit.step.eq(control.step) for unit in (load, store, vector)),
+            store.entry_valid.eq(control.tables.encode_valid),
+            store.entry.eq(control.tables.encode),
+            load.entry_valid.eq(control.tables.decode_valid),
+            load.entry.eq(control.tables.decode),
         ]
 
         # What is counted.

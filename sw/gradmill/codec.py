@@ -14,9 +14,20 @@ import numpy as np
 
 from gradmill_hw.stash import codec_model
 from gradmill_hw.stash.codec_model import CodecError
-from gradmill_hw.stash.elements_model import from_float, from_rows, to_float, to_rows
-from gradmill_hw.stash.formats import SLOTS, Format, FormatError
-from gradmill_hw.stash.tables import PRESETS, Table, fit
+from gradmill_hw.stash.elements_model import (
+    CODE_BITS,
+    exponents,
+    from_float,
+    from_rows,
+    quantise,
+    shared_exponent,
+    to_float,
+    to_rows,
+)
+from gradmill_hw.stash.formats import Format, FormatError
+from gradmill_hw.stash.tables import Table, all_tables, fit
+
+from .stash.fixed import name_table
 
 
 __all__ = [
@@ -29,7 +40,7 @@ __all__ = [
     "decode_rows",
     "encode",
     "encode_rows",
-    "fit",
+    "fit_table",
 ]
 
 
@@ -72,9 +83,10 @@ def encode(format, array, *, n=8, seed=None, tables=None, **parameters):
     tables : dict of str to Table, optional
         Tables of ``nonuniform`` that replace the presets of their slots.
     parameters
-        ``bits``, ``block``, ``outliers``, ``table``, ``pack`` of :class:`Format`.
+        ``bits``, ``block``, ``outliers``, ``table``, ``pack`` of :class:`Format`; ``table`` may be
+        a :class:`Table` itself.
     """
-    entry, tables = _format(format, parameters), _tables(tables)
+    entry, tables = _format(format, parameters, tables)
     array = np.asarray(array)
     if array.dtype != np.float32:
         raise FormatError(f"array is {array.dtype}: give float32")
@@ -109,7 +121,7 @@ def encode_rows(
     mantissa_bits : int
         Bits of a mantissa with its sign.
     """
-    entry, tables = _format(format, parameters), _tables(tables)
+    entry, tables = _format(format, parameters, tables)
     mantissa, exponent = np.asarray(mantissa), np.asarray(exponent)
     if mantissa.ndim != 2 or mantissa.dtype != np.int16:
         raise FormatError(f"mantissa is {mantissa.dtype} {mantissa.shape}: give int16 (rows, n)")
@@ -131,7 +143,37 @@ def decode_rows(stored, *, mantissa_bits=9, seed=None):
     return to_rows(values, mantissa_bits)
 
 
-def _format(format, parameters):
+def fit_table(values, bits, *, block=64):
+    """Table of ``nonuniform`` for values like these: least squared error of what is not drawn.
+
+    Parameters
+    ----------
+    values : array of float32
+        Samples, in C order as they are stored.
+    bits : int
+        Bits of a code without its sign, 1 to 3: the table goes where ``aggressive``, ``normal`` or
+        ``lite`` was.
+    block : int
+        Values that share an exponent.
+    """
+    values = np.asarray(values)
+    if values.dtype != np.float32 or not values.size or not np.isfinite(values).all():
+        raise FormatError(f"values are {values.dtype} {values.shape}: give some float32, finite")
+    blocks = np.zeros((-(-values.size // block), block), np.float32)
+    blocks.reshape(-1)[: values.size] = values.reshape(-1)
+    elements = from_float(blocks)
+    exponent = shared_exponent(exponents(elements).max(axis=1), elements.bad)
+    units = quantise(elements, exponent[:, None], CODE_BITS)
+    return fit(units.reshape(-1)[: values.size], bits)
+
+
+def _format(format, parameters, tables):
+    """The :class:`Format` and all tables."""
+    parameters, tables = name_table(parameters, tables or {})
+    return _entry(format, parameters), all_tables(tables)
+
+
+def _entry(format, parameters):
     if isinstance(format, Format):
         if parameters:
             raise FormatError(f"{format} is complete: {', '.join(parameters)} cannot be given")
@@ -143,18 +185,6 @@ def _format(format, parameters):
                 f"{name} is no parameter of a format: choose from {', '.join(sorted(known))}"
             )
     return Format(format, **parameters) if parameters else Format.parse(format)
-
-
-def _tables(tables):
-    merged = dict(PRESETS)
-    for slot, table in (tables or {}).items():
-        if slot not in SLOTS or table.bits != SLOTS[slot]:
-            raise FormatError(
-                f"table slot {slot!r} with codes of {table.bits} bits: the slots "
-                f"and their bits are {SLOTS}"
-            )
-        merged[slot] = table
-    return merged
 
 
 def _key(seed):

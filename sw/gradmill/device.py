@@ -18,6 +18,8 @@ from gradmill_hw.regs import (
     Error,
     Tier,
 )
+from gradmill_hw.stash.formats import SLOTS
+from gradmill_hw.stash.tables import STEPS, all_tables
 
 from .errors import BackendError, DeviceError, DeviceTimeout
 from .heap import Heap
@@ -65,6 +67,7 @@ class Device(ABC):
         #: Room in far memory.
         self.far_heap = Heap("far", far_bytes)
         self._resident = None
+        self._tables = None
         #: Called with the program addresses of each run, before it starts, if set.
         self.on_run = None
 
@@ -192,6 +195,24 @@ class Device(ABC):
             self.write_register("seed", tile, value=self.seed)
             self.write_register("watchdog", tile, value=self.watchdog)
             self.write_register("irq_enable", tile, done=1, error=1)
+        self.write_tables()
+
+    def write_tables(self, tables=()):
+        """Let the stash codecs of all tiles hold the presets of ``nonuniform``, with ``tables``
+        (slot -> Table) in their place; what they hold already is not written."""
+        wanted = all_tables(tables)
+        if not self.config.stash or wanted == self._tables:
+            return
+        for tile in self.tiles:
+            for step in range(STEPS):
+                codes = {slot: table.codes[step] for slot, table in wanted.items()}
+                self.write_register("stash_encode", tile, step=step, **codes, write=1)
+            for number, slot in enumerate(SLOTS):
+                bins = zip(wanted[slot].low, wanted[slot].spread, strict=True)
+                for code, (low, spread) in enumerate(bins):
+                    self.write_register("stash_decode", tile, code=code, slot=number, low=low,
+                                        spread=spread, write=1)
+        self._tables = wanted
 
     def run(self, programs, arguments=(), scalars=(), *, step=None, timeout_cycles=10**9):
         """Run one program on each tile to its end.

@@ -24,6 +24,8 @@ from gradmill_hw.regs import (
 )
 from gradmill_hw.regmap import Access
 from gradmill_hw.sequencer_model import SequencerFault, commands
+from gradmill_hw.stash.formats import SLOTS
+from gradmill_hw.stash.tables import PRESETS, HeldTable
 from gradmill_hw.vector.vector_model import vector
 
 from .check import extents
@@ -82,7 +84,8 @@ class EmulatedTile:
             config=config, acc=np.zeros((config.acc_rows, config.n), np.float32),
             tensor_mantissa=mantissa, tensor_exponent=exponent, mantissa=mantissa,
             exponent=exponent, mask=np.zeros((config.mask_rows, config.n), bool),
-            scalars=np.zeros(SCALARS, np.uint32), seed=0, step=0)
+            scalars=np.zeros(SCALARS, np.uint32), seed=0, step=0,
+            tables={slot: HeldTable.of(table) for slot, table in PRESETS.items()})
         self._depths = {"tensor": config.tensor_rows, "accumulator": config.acc_rows,
                         "mask": config.mask_rows}
         self._words = {register.name: register.reset(config) for register in REGS}
@@ -128,6 +131,12 @@ class EmulatedTile:
             self._set("status", locked=int(new["value"] != UNLOCKED))
         elif register.name == "ctrl":
             self._control(**new)
+        elif register.name == "stash_encode" and new["write"]:
+            for slot, table in self.state.tables.items():
+                table.codes[new["step"]] = new[slot]
+        elif register.name == "stash_decode" and new["write"] and new["slot"] < len(SLOTS):
+            table = self.state.tables[list(SLOTS)[new["slot"]]]
+            table.low[new["code"]], table.spread[new["code"]] = new["low"], new["spread"]
 
     def _set(self, name, **fields):
         self._words[name] = REGS[name].pack(**{**REGS[name].unpack(self._words[name]), **fields})

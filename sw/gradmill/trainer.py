@@ -138,6 +138,8 @@ class Trainer:
 
     def _run(self, key, compile_programs, *arguments, step=None):
         """Run the programs called ``key``, which are compiled at their first use."""
+        stash = self.stashing.current or self.stash
+        self.device.write_tables(stash.tables if isinstance(stash, Stash) else ())
         with self._boundary(key[0]):
             if not self.device.claim(self):
                 self._start(("startup",), lambda: self._lowering.startup(self._regions), (), None)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gradmill_hw.isa import (AddOp, AddSource, FunctionOp, Kind, MulSource, Opcode, Queue, Space)
+from gradmill_hw.stash.formats import GROUP, from_tag
 
 
-__all__ = ["UNITS", "Bus", "Memory", "Units", "link_rows", "product_cycles", "quantiser_cycles",
-           "vector_cycles"]
+__all__ = ["UNITS", "Bus", "Memory", "Units", "encoder_cycles", "link_rows", "product_cycles",
+           "quantiser_cycles", "vector_cycles"]
 
 #: Cycles that an instruction on gradients may be put off until products are placed beside which it
 #: can run.
@@ -39,6 +40,8 @@ class _Latencies:
     fetch:         int = 12  # from the answer of the memory to the sequencer
     load:          int = 14  # command to request, and last beat to the on-chip memory
     store:         int = 18  # command to the first beat on the bus, and response to the end
+    encode:        int = 48  # of the stash codec, beside what :func:`encoder_cycles` says
+    decode:        int = 13  # of the stash codec, beyond a tile of rows
     check:         int = 14  # of one side of a copy
     link:          int = 9   # from the sender's memory to the receiver's
     credits:       int = 16  # rows that a sender is ahead of the receiver
@@ -99,6 +102,14 @@ def product_cycles(fields, n):
     """Cycles for which a ``MATMUL`` keeps the array."""
     tiles = -(-fields["k"] // n) * -(-fields["c"] // n)
     return tiles * max(fields["m"], n, UNITS.turnaround)
+
+
+def encoder_cycles(fields, n):
+    """Cycles by which the stash codec delays a ``STORE``: rows wait in three rings, twice and a
+    quarter for all that share an exponent."""
+    entry = from_tag(fields["codec"])
+    shared = GROUP // n if entry.hierarchical else entry.rows(n)
+    return UNITS.encode + 9 * min(shared, fields["run"]) // 4
 
 
 def link_rows(fields, n):
@@ -233,8 +244,12 @@ class Units:
         bus = self.buses[2 * fields["tier"] + write]
         self.free[opcode.queue] = start + max(runs, rows if write else 0)
         if write:
+            delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
             return max(bus.transfer(start + 4, beats), start + rows) \
-                + bus.memory.latency + UNITS.store - 4
+                + bus.memory.latency + UNITS.store - 4 + delay
+        if fields["codec"]:
+            decoded = start + bus.memory.latency + rows + self.config.n + UNITS.decode
+            return round(max(bus.transfer(start + 4, beats), decoded)) + UNITS.load
         bank = self._acc_bank(op[0]) if kind == "fp32" else None
         written = self._passed(start, rows, 1, lambda product:
                                product.streamed if product.acc == bank else 0)

@@ -12,9 +12,9 @@ from ..memory.load import Traffic
 from ..memory.window import windows_layout
 from ..regs import REGS, SCALARS, SEQUENCER, WINDOWS, Error, Tier
 from .counters import Counters
-from .csr import ADDRESS_BITS, RegisterBank
+from .csr import ADDRESS_BITS, RegisterBank, port_name
 from .fetch import Fetch
-from .ports import Activity, End, UnitEvents
+from .ports import Activity, End, TableWrites, UnitEvents
 from .queue import CommandQueue
 from .semaphores import Semaphores
 from .sequencer import Sequencer
@@ -70,6 +70,8 @@ class ControlPath(wiring.Component):
         Scalar registers; constant while busy.
     seed, step : Out(32)
         Key of random numbers; constant while busy.
+    tables : Out(TableWrites())
+        With the stash codec; while idle.
     events : In(UnitEvents)
         For counters, flags and watchdog.
     macs : In(2 * log2(n) + 1)
@@ -104,6 +106,7 @@ class ControlPath(wiring.Component):
             "scalars":       Out(data.ArrayLayout(32, SCALARS)),
             "seed":          Out(32),
             "step":          Out(32),
+            "tables":        Out(TableWrites()),
             "events":        In(UnitEvents),
             "macs":          In(2 * config.lane_bits + 1),
             "read_traffic":  In(Traffic(config)).array(traffics),
@@ -363,7 +366,7 @@ class ControlPath(wiring.Component):
         m.d.comb += watchdog.progress.eq(Cat(progress).any())
 
     def _stash(self, m, bank, queues):
-        """Sets of activations that are kept, and the most that were."""
+        """Sets of activations that are kept, and the most that were; tables of the codec."""
         sets, highest = bank.stash_sets, bank.stash_highest
         holds, releases = (sum(unit.keeps[k] for unit in queues) for k in range(2))
         kept = Signal.like(sets)
@@ -371,3 +374,11 @@ class ControlPath(wiring.Component):
         m.d.sync += sets.eq(Mux(self.soft_reset, 0, kept))
         with m.If((kept > highest) | bank.ctrl_clear_counters | self.soft_reset):
             m.d.sync += highest.eq(Mux(self.soft_reset, 0, kept))
+        if self.config.stash:
+            for side in ("encode", "decode"):
+                *entry, write = (getattr(bank, port_name(REGS[f"stash_{side}"], field))
+                                 for field in REGS[f"stash_{side}"].fields)
+                m.d.sync += [
+                    Value.cast(getattr(self.tables, side)).eq(Cat(entry)),
+                    getattr(self.tables, f"{side}_valid").eq(write),
+                ]

@@ -5,9 +5,11 @@ from amaranth.lib.wiring import Out, Signature
 
 from ..isa import numbers
 from ..regs import Error
+from ..stash.quantise import EncodeEntry
+from ..stash.widen import DecodeEntry
 
 
-__all__ = ["Activity", "End", "UnitEvents"]
+__all__ = ["Activity", "End", "TableWrites", "UnitEvents"]
 
 
 class End(Signature):
@@ -25,6 +27,22 @@ class End(Signature):
 
     def __init__(self):
         super().__init__({"done": Out(1), "error": Out(Error), "address": Out(40)})
+
+
+class TableWrites(Signature):
+    """Entries of the codec's tables, seen from the registers.
+
+    Members
+    -------
+    encode_valid, decode_valid : Out(1)
+        Write one.
+    encode : Out(EncodeEntry())
+    decode : Out(DecodeEntry())
+    """
+
+    def __init__(self):
+        super().__init__({"encode_valid": Out(1), "encode": Out(EncodeEntry()),
+                          "decode_valid": Out(1), "decode": Out(DecodeEntry())})
 
 
 class Activity(data.StructLayout):

@@ -8,6 +8,7 @@ from ..isa import Class, Kind, Opcode
 from ..isa_layout import command_layout
 from ..regs import Error
 from ..stash.decoder import Decoder
+from ..stash.widen import DecodeEntry
 from .axi_reader import ReadBeat, ReadClient
 from .bursts import beats_bits
 from .completion import Completion
@@ -81,6 +82,8 @@ class Load(wiring.Component):
         On-chip memories.
     seed, step : In(32)
         Key of the random bits of the codec.
+    entry_valid : In(1); entry : In(DecodeEntry())
+        Write one entry of the codec's tables, while no instruction is in the unit.
     done : Out(1)
         The oldest instruction has written its last row, or failed; for one cycle.
     error : Out(Error)
@@ -108,6 +111,8 @@ class Load(wiring.Component):
             "mask_write":   Out(WritePort(mask_row(config))),
             "seed":         In(32),
             "step":         In(32),
+            "entry_valid":  In(1),
+            "entry":        In(DecodeEntry()),
             "done":         Out(1),
             "error":        Out(Error),
             "error_mem":    Out(40),
@@ -274,6 +279,7 @@ class Load(wiring.Component):
             unpack.coded.exhausted.eq(pieces.exhausted),
             pieces.ended.eq(decoder.ends & row.run.packed),
             decoder.seed.eq(self.seed), decoder.step.eq(self.step),
+            decoder.entry_valid.eq(self.entry_valid), decoder.entry.eq(self.entry),
         ]
 
         # A row that is stored as it is waits until those before it have left the decoder.

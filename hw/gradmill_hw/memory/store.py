@@ -8,6 +8,7 @@ from ..isa import Kind, Opcode
 from ..isa_layout import command_layout
 from ..regs import Error
 from ..stash.encoder import Encoder
+from ..stash.quantise import EncodeEntry
 from .axi_writer import WriteClient
 from .completion import Completion
 from .fifo import StreamFifo
@@ -68,6 +69,8 @@ class Store(wiring.Component):
         Instructions that end later than this cycle before the one whose row is asked for.
     seed, step : In(32)
         Key of the random bits of the codec.
+    entry_valid : In(1); entry : In(EncodeEntry())
+        Write one entry of the codec's tables, while no instruction is in the unit.
     done : Out(1)
         Every write of the oldest instruction has been answered, or it failed; for one cycle.
     error : Out(Error)
@@ -100,6 +103,8 @@ class Store(wiring.Component):
             "read_ahead":  Out(range(config.queue_depth + 1)),
             "seed":        In(32),
             "step":        In(32),
+            "entry_valid": In(1),
+            "entry":       In(EncodeEntry()),
             "done":        Out(1),
             "error":       Out(Error),
             "error_mem":   Out(40),
@@ -293,6 +298,7 @@ class Store(wiring.Component):
         coded = read.row.coded
         m.d.comb += [
             encoder.seed.eq(self.seed), encoder.step.eq(self.step),
+            encoder.entry_valid.eq(self.entry_valid), encoder.entry.eq(self.entry),
             encoder.i.valid.eq(stored.o.valid & coded),
             row.mantissa.eq(bfp.mantissa), row.exponent.eq(bfp.exponent),
             row.tag.eq(read.codec), row.stochastic.eq(read.stochastic),

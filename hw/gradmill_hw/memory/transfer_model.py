@@ -2,8 +2,9 @@
 
 A command is a mapping with the fields of a ``LOAD`` or ``STORE`` instruction. State is any object
 with arrays ``acc`` (float32 or uint32, rows x n), ``mantissa`` (int16, rows x n), ``exponent``
-(uint8, rows) and ``mask`` (bool, rows x n), for codecs also ``seed`` and ``step``. Memory is one
-uint8 array per tier; index = address. Without a codec bits are moved as they are: NaN payloads and
+(uint8, rows) and ``mask`` (bool, rows x n), for codecs also ``seed``, ``step`` and ``tables``
+(slot -> ``Table`` or ``HeldTable``). Memory is one uint8 array per tier; index = address. Without
+a codec bits are moved as they are: NaN payloads and
 subnormals survive.
 """
 
@@ -129,7 +130,7 @@ def _coded_runs(command, state, starts, rows):
     run, number = int(command["run"]), first_number(command)
     rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
     for start, index in zip(starts.tolist(), rows.reshape(-1, run), strict=True):
-        options = {"first_row": number}
+        options = {"first_row": number, "tables": state.tables}
         if command.get("stochastic"):
             options["key"] = state.seed, state.step, int(command["layer"])
         yield start, index, options

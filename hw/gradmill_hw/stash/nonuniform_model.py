@@ -26,10 +26,10 @@ def encode(entry, elements, random, tables):
 def decode(entry, prefixes, codes, keep, random, tables):
     """:class:`Values` of codes (blocks, rows, n)."""
     table = tables[entry.table]
-    low, spread = np.array(table.low), np.array(table.spread)
+    low, spread = np.asarray(table.low), np.asarray(table.spread)
     mag = low[codes >> 1]
     width = 1 << spread[codes >> 1]
-    mag = mag + (width >> 1 if random is None else random & width - 1)
+    mag = mag + (width >> 1 if random is None else random & width - 1) & (1 << CODE_BITS) - 1
     exponent = prefixes[0][0][:, None, None]
     return Values(mag, codes & 1 == 1, np.broadcast_to(exponent, codes.shape),
                   np.broadcast_to(exponent[..., 0], codes.shape[:2]))

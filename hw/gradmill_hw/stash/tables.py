@@ -5,10 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from .formats import FormatError
+from .formats import SLOTS, FormatError
 
 
-__all__ = ["DECODE_BITS", "PRESETS", "STEPS", "Table", "fit"]
+__all__ = ["DECODE_BITS", "PRESETS", "STEPS", "HeldTable", "Table", "all_tables", "fit",
+           "slot_of"]
 
 #: Steps of the encoding table: an 8-bit magnitude is looked up without its lowest two bits.
 STEPS = 64
@@ -76,6 +77,36 @@ PRESETS = {
     "normal":     Table((32, 64, 128), (0, 32, 64, 128), (0, 5, 6, 7)),
     "aggressive": Table((64,), (0, 96), (0, 7)),
 }
+
+
+@dataclass
+class HeldTable:
+    """A table as a tile holds it, whatever has been written: arrays by step and by code."""
+    codes:  np.ndarray
+    low:    np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def of(cls, table):
+        """What a :class:`Table` is there."""
+        low, spread = np.zeros((2, 1 << max(SLOTS.values())), int)
+        low[:len(table.low)], spread[:len(table.low)] = table.low, table.spread
+        return cls(table.codes, low, spread)
+
+
+def slot_of(table):
+    """Name of the slot that has codes of as many bits as ``table``."""
+    return next(slot for slot, bits in SLOTS.items() if bits == table.bits)
+
+
+def all_tables(tables):
+    """Slot -> :class:`Table`: the presets, with ``tables`` in their place."""
+    for slot, table in dict(tables).items():
+        if slot not in SLOTS or not isinstance(table, Table) or table.bits != SLOTS[slot]:
+            what = f"codes of {table.bits} bits" if isinstance(table, Table) else repr(table)
+            raise FormatError(f"table slot {slot!r} with {what}: give a Table for one of the "
+                              f"slots, whose codes have these bits: {SLOTS}")
+    return {**PRESETS, **dict(tables)}
 
 
 def fit(magnitudes, bits, *, rounds=50):

@@ -1,12 +1,13 @@
 """How hidden activations are kept from forward to the weight gradient."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from gradmill_hw.config import ConfigError
 from gradmill_hw.stash.formats import Format
+from gradmill_hw.stash.tables import Table, all_tables, slot_of
 
 
-__all__ = ["Stash", "as_format", "check_rounding"]
+__all__ = ["Stash", "as_format", "check_rounding", "name_table"]
 
 _ROUNDING = ("nearest", "stochastic")
 
@@ -34,22 +35,29 @@ class Stash:
         sub-minibatch.
     draw : bool
         Whether values of ``nonuniform`` are drawn at random from their bins when they come back.
+    tables : dict of str to Table, optional
+        Tables of ``nonuniform`` in place of the presets ``lite``, ``normal``, ``aggressive``.
     parameters
-        ``bits``, ``block``, ``outliers``, ``table``, ``pack`` of the format.
+        ``bits``, ``block``, ``outliers``, ``table``, ``pack`` of the format; ``table`` may be a
+        Table itself, as of :func:`gradmill.codec.fit_table`.
     """
 
     format:   Format | None
     layers:   tuple
     rounding: str
     draw:     bool
+    tables:   tuple
 
-    def __init__(self, format=None, *, layers=None, rounding="nearest", draw=False, **parameters):
+    def __init__(self, format=None, *, layers=None, rounding="nearest", draw=False, tables=(),
+                 **parameters):
         check_rounding(rounding)
         if format is None and not layers:
             raise ValueError("a Stash without a format: name one, or one for some of the layers")
+        parameters, tables = name_table(parameters, tables)
         chosen = {s: as_format(entry) for s, entry in (layers or {}).items()}
         for name, value in (("format", as_format(format, parameters)), ("rounding", rounding),
-                            ("layers", tuple(sorted(chosen.items()))), ("draw", bool(draw))):
+                            ("layers", tuple(sorted(chosen.items()))), ("draw", bool(draw)),
+                            ("tables", tuple(sorted(tables.items())))):
             object.__setattr__(self, name, value)
 
     def formats(self, stages, config):
@@ -75,12 +83,26 @@ class Stash:
         """What :meth:`from_description` makes the same Stash of."""
         return {"format": self.format and str(self.format), "rounding": self.rounding,
                 "layers": [[s, entry and str(entry)] for s, entry in self.layers],
-                "draw": self.draw}
+                "draw": self.draw,
+                "tables": [[slot, asdict(table)] for slot, table in self.tables]}
 
     @classmethod
     def from_description(cls, state):
         """The Stash that ``state`` describes."""
-        return cls(**{**state, "layers": dict(state["layers"])})
+        tables = {slot: Table(**{name: tuple(values) for name, values in table.items()})
+                  for slot, table in state["tables"]}
+        return cls(**{**state, "layers": dict(state["layers"]), "tables": tables})
+
+
+def name_table(parameters, tables):
+    """``parameters`` of a format with the slot of a Table in its place, and ``tables``, checked,
+    with that Table."""
+    tables, table = dict(tables), parameters.get("table")
+    if isinstance(table, Table):
+        parameters = {**parameters, "table": slot_of(table)}
+        tables[slot_of(table)] = table
+    all_tables(tables)
+    return parameters, tables
 
 
 def check_rounding(rounding):
