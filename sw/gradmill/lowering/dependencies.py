@@ -55,14 +55,16 @@ class TileDependencies:
         Placement.
     limit : int
         Activation sets that the tile may hold.
+    held : int
+        Those that it holds before the first instruction.
     """
 
-    def __init__(self, buffers, limit):
+    def __init__(self, buffers, limit, held=0):
         self._buffers, self._limit = buffers, limit
         self._wrote, self._read = {}, {}   # buffer -> last that wrote, those that read since
         self._known = {}                   # instruction without its panel -> keys, footprint
         self._accesses = []                # of memory: (wrote, tier, start, end, (node, queue))
-        self._released, self._holds, self._held = [], 0, None
+        self._released, self._holds, self._held = [], held, None
         self._filled = {}                  # panel -> what fills it
         self._last, self._gradients = None, []  # data gradients: the last one; first products
 
@@ -88,7 +90,7 @@ class TileDependencies:
             self._stash(node, fields)
             self._defer(node, operation)
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
-              and fields["cls"] != Class.STASH):
+              and fields["cls"] != Class.STASH and self._held is not None):
             node.after.add(self._held)  # parameters are not loaded long before their update
 
     def _touched(self, opcode, fields):

@@ -96,10 +96,10 @@ def zero_bubble(costs, m, limits=None):
 def no_drain(costs, m, virtual, limits=None):
     """Forwards of the next virtual minibatch enter before the one before has left the pipeline.
 
-    A tile updates as soon as it has all weight gradients of a virtual minibatch and goes on with
-    the new weights; it keeps the version before for the sub-minibatches that began with it. So
-    each B and W uses the version of its F, which is at most one behind that of minibatch SGD, and
-    two versions are enough: the forwards of a virtual minibatch begin after the update before last.
+    A whole virtual minibatch uses one version of the weights, one behind that of minibatch SGD
+    (PipeDream-2BW): its forwards begin after the update before last, and what they use is kept for
+    its data gradients. Each tile updates as soon as it has all weight gradients of a virtual
+    minibatch, in the place of the version that these used; so two versions are enough.
 
     It is 1F1B without an end: the last tile runs one forward ahead, every other tile one more than
     the next; or up to two more, as links need, until the period is within 0.5 % of its bound.
