@@ -118,7 +118,8 @@ def one_tile(model, size, sub, schedule="sequential"):
     stages = Partition(((0, len(model.stages) - 1),), (1,), (2 * -(-size // sub),))
     costs = Costs(forward=(1,), backward=(0,), weight=(1,))
     name = schedule if delay(schedule) else "sequential"
-    return Plan(stages, costs, make_schedule(name, costs, -(-size // sub)), size, sub, None)
+    order = make_schedule(name, costs, -(-size // sub), limits=[1])
+    return Plan(stages, costs, order, size, sub, None)
 
 
 def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured, passing):
@@ -126,15 +127,18 @@ def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured, p
     size, sub = sizes
     others = range(1, 1 if passing else min(len(model.stages), config.tiles) + 1)
     nearby = sorted(set(others) - {tiles}, key=lambda other: (abs(other - tiles), other))
-    tries = [(sub, other) for other in nearby]
+    tries = [(sub, other, schedule) for other in nearby]
     while measured is None and sub > 1:  # a profile is of one size
         sub //= 2
-        tries.append((sub, tiles))
-    for sub, other in tries:
+        tries.append((sub, tiles, schedule))
+    if delay(schedule):  # one version of the weights takes less room
+        tries.append((sizes[1], tiles, "zero-bubble"))
+    for sub, other, name in tries:
         try:
-            made = _plan(model, config, (size, sub), other, schedule, loss, optimizer, measured,
+            made = _plan(model, config, (size, sub), other, name, loss, optimizer, measured,
                          passing)
         except ConfigError:
             continue
-        return f"What fits: tiles={other}, sub_minibatch={sub} ({made.partition})"
+        other_schedule = f"schedule={name!r}, " * (name != schedule)
+        return f"What fits: {other_schedule}tiles={other}, sub_minibatch={sub} ({made.partition})"
     return f"Nothing near fits a tile of configuration {config.name!r}: use larger memories"

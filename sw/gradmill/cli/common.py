@@ -37,7 +37,11 @@ Size = Annotated[int | None, typer.Option(help="Rows and columns of the array in
 Tiles = Annotated[int | None, typer.Option(help="Tiles of the chain instead of the "
                                                 "configuration's.")]
 Schedule = Annotated[str | None, typer.Option(help="Order of the tiles' work: sequential, 1f1b or "
-                                              "zero-bubble; the result is the same.")]
+                                              "zero-bubble, whose result is the same, or no-drain, "
+                                              "whose gradients are one update late.")]
+PredictWeights = Annotated[bool, typer.Option(
+    "--predict-weights", help="With --schedule no-drain: use weights as they would be after "
+                              "another update like the last one.")]
 Hidden = Annotated[str | None, typer.Option(help="Widths of the hidden layers, as in 96,48,88,40; "
                                             "by default enough for all tiles.")]
 VirtualMinibatch = Annotated[int | None, typer.Option(

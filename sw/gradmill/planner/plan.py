@@ -74,7 +74,7 @@ class Plan:
         name, tiles = self.schedule.name, self.schedule.tiles
         if tiles == 1:
             return [2]
-        more = name in ("zero-bubble", "no-drain")
+        more = name == "zero-bubble"
         return [min(sets + more, bound(name, s, tiles)) for s, sets in enumerate(self.sets)]
 
     @cached_property
