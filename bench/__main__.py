@@ -4,13 +4,25 @@ import argparse
 
 from rich.console import Console
 
-from . import accuracy, chains, gemm, layers, memory, pipeline, speed, stability, step, utilisation
+from . import (
+    accuracy,
+    chains,
+    gemm,
+    layers,
+    memory,
+    pipeline,
+    speed,
+    stability,
+    staleness,
+    step,
+    utilisation,
+)
 
 
 #: Name -> what it measures; each has ``run(console)``.
 BENCHES = {"gemm": gemm, "step": step, "pipeline": pipeline, "utilisation": utilisation,
-           "stability": stability, "memory": memory, "chains": chains, "layers": layers,
-           "speed": speed, "accuracy": accuracy}
+           "stability": stability, "staleness": staleness, "memory": memory, "chains": chains,
+           "layers": layers, "speed": speed, "accuracy": accuracy}
 
 
 def main():

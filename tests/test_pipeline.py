@@ -8,7 +8,7 @@ import pytest
 
 import gradmill as gm
 from gradmill.lowering.pipeline import Lowering
-from gradmill.planning import SCHEDULES, plan
+from gradmill.planning import EXACT, plan
 from gradmill_hw.config import NANO, TILE, ConfigError
 
 
@@ -75,7 +75,7 @@ def alone():
     return of
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", EXACT)
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_every_schedule_gives_the_bits_of_one_tile(case, schedule, alone):
     widths, size, sub, tiles, samples = CASES[case]
@@ -149,7 +149,7 @@ def test_any_order_gives_the_bits_of_one_tile(seed, alone, monkeypatch):
         def __init__(self, config, stages, spans, _, *rest, **options):
             super().__init__(config, stages, spans, order, *rest, **options)
 
-    monkeypatch.setattr("gradmill.trainer.Lowering", Shuffled)
+    monkeypatch.setattr("gradmill.planning.Lowering", Shuffled)
     with gm.open("emulator", TILE.replace(tiles=tiles)) as device:
         assert_same(train(device, widths, size, sub, samples), expected)
 

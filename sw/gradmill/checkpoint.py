@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 
-__all__ = ["CheckpointError", "read_checkpoint", "write_checkpoint"]
+__all__ = ["CheckpointError", "kept_schedule", "read_checkpoint", "write_checkpoint"]
 
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
@@ -53,6 +53,22 @@ def write_checkpoint(path, arrays, state):
         _replace(fresh, path)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def kept_schedule(path, state, options):
+    """``options`` of a trainer that goes on from ``state``: a run with late gradients keeps its
+    schedule, and no other takes it up."""
+    late, wanted = bool(state.get("versions")), options.get("schedule")
+    if late and wanted not in (None, "no-drain"):
+        raise CheckpointError(f"{path} was trained with schedule='no-drain', whose gradients are "
+                              f"one update late; schedule={wanted!r} would go on with other bits: "
+                              "leave the schedule out")
+    if not late and wanted == "no-drain":
+        raise CheckpointError(f"{path} was trained with a schedule that drains; 'no-drain' would "
+                              "go on with other bits: use a schedule that drains")
+    if not late:
+        return options
+    return options | {"schedule": "no-drain", "predict_weights": state["predict_weights"]}
 
 
 def _replace(fresh, path):

@@ -45,6 +45,16 @@ def check_settings(model, loss, optimizer, level1, rounding):
         raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
 
 
+def check_prediction(schedule, momentum):
+    """Refuse to predict weights where that means nothing."""
+    if schedule != "no-drain":
+        raise ValueError(f"predict_weights=True with schedule={schedule!r}: the others use the "
+                         "newest weights; it is for schedule='no-drain'")
+    if not momentum:
+        raise ValueError("predict_weights=True with momentum=0: weights are predicted from the "
+                         "momentum; use SGD(lr=..., momentum=0.9)")
+
+
 def check_layer_to_layer(boundaries, **others):
     """What layer-to-layer execution cannot be combined with."""
     if boundaries not in ("near", "far"):

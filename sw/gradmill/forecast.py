@@ -34,16 +34,18 @@ class Forecast:
     memory: list
 
 
-def forecast(made, model, config, loss, optimizer, *, placed=None, far=None, **rounding):
-    """The :class:`Forecast` for a plan of ``model``; see :func:`gradmill.plan`.
+def forecast(made, model, config, loss, optimizer, *, placed=None, far=None, **options):
+    """The :class:`Forecast` for a plan of ``model``; see :func:`gradmill.plan`, and
+    :class:`gradmill.lowering.pipeline.Lowering` for ``options``.
 
     ``placed``: ``(lowering, regions, result)`` of a trainer whose programs depend on what a memory
     manager has learned; without it, those of a fresh one. ``far``: far memory; by default as fast
     as it was measured to be.
     """
-    lowering, regions, result = placed or (
-        lower(made, model, config, loss, optimizer, **rounding),
-        *somewhere(model.stages, config, optimizer))
+    if placed is None:
+        lowering = lower(made, model, config, loss, optimizer, **options)
+        placed = lowering, *lowering.somewhere()
+    lowering, regions, result = placed
     far = far or (lowering.activations and lowering.activations.far)
     batch = lowering.batch("train", made.virtual_minibatch)
     strides = len(batch.rows) * batch.data_bytes, len(batch.rows) * batch.label_bytes

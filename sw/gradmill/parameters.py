@@ -23,7 +23,16 @@ class Parameters:
         Whether each parameter has a momentum.
     regions : dict or None
         Stage number -> its regions by name; by default they are placed in near memory.
+
+    Members
+    -------
+    parity : None
+        What programs depend on besides.
+    rates : sequence of float
+        Learning rates that programs need besides.
     """
+
+    parity, rates = None, ()
 
     def __init__(self, model, device, momentum, regions=None):
         self._model, self._device = model, device
@@ -40,6 +49,26 @@ class Parameters:
                 key = f"{stage.index}.{name}"
                 yield (key, state[key].shape, self.regions[s][name],
                        self.regions[s].get(f"{name}_momentum"))
+
+    @property
+    def places(self):
+        """Where the programs find them."""
+        return self.regions
+
+    def startup(self, kind, lowering):
+        """What stands for the on-chip memories of a program of this ``kind``, and what makes the
+        programs that load them."""
+        return self, lambda: lowering.startup(self.places)
+
+    def trained(self, count, rate):
+        """The device has made ``count`` updates with ``rate``."""
+
+    def state(self):
+        """Arrays and plain data for a checkpoint, besides parameters and momentum."""
+        return {}, {}
+
+    def restore(self, arrays, state):
+        """What :meth:`state` gave."""
 
     def upload(self, momentum=None):
         """Master weights, and momentum (zero if not given), to the device."""

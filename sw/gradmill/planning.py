@@ -4,16 +4,18 @@ from gradmill_hw.config import ConfigError, get_config
 
 from .data import minibatch_sizes
 from .lowering.buffers import Part, TileBuffers
+from .lowering.no_drain import NoDrainLowering
 from .lowering.pipeline import Lowering
 from .nn import MSE, SGD, CrossEntropy
-from .planner import Costs, Partition, Plan, bound, make_plan, sequential
+from .planner import Costs, Partition, Plan, bound, delay, make_plan, make_schedule
 from .profiler import profile
 
 
-__all__ = ["SCHEDULES", "lower", "one_tile", "plan"]
+__all__ = ["EXACT", "SCHEDULES", "lower", "one_tile", "plan"]
 
-#: Schedules that drain at the end of a virtual minibatch, so that training is exact.
-SCHEDULES = ("sequential", "1f1b", "zero-bubble")
+#: Schedules that drain at the end of a virtual minibatch, so that training is exact; all of them.
+EXACT = ("sequential", "1f1b", "zero-bubble")
+SCHEDULES = (*EXACT, "no-drain")
 
 
 def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, schedule=None,
@@ -32,7 +34,7 @@ def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, s
         Tiles to use; by default all of the device, at most one for each ``Linear``.
     schedule : str
         ``"sequential"``, ``"1f1b"`` or ``"zero-bubble"`` (default with several tiles). The result
-        of training is the same, bit for bit.
+        of training is the same, bit for bit. ``"no-drain"``: gradients are one update late.
     measured : Profile
         Costs of the layers; by default those of the cycle model.
     passing : bool
@@ -45,6 +47,9 @@ def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, s
         tiles = 1 if passing else min(layers, config.tiles)
     schedule = schedule or ("zero-bubble" if tiles > 1 else "sequential")
     _check(layers, config, tiles, schedule)
+    if passing and delay(schedule):
+        raise ConfigError(f"fast_memory with schedule={schedule!r}: activations pass through fast "
+                          "memory one sub-minibatch at a time; use schedule='sequential'")
     if passing and tiles > 1:
         raise ConfigError(f"fast_memory with tiles={tiles}: activations of one tile only pass "
                           "through fast memory; use tiles=1")
@@ -56,10 +61,13 @@ def plan(model, config="sim", *, virtual_minibatch, sub_minibatch, tiles=None, s
         raise ConfigError(f"{error}. {found}") from None
 
 
-def lower(made, model, config, loss, optimizer, **rounding):
+def lower(made, model, config, loss, optimizer, *, predict_weights=False, **options):
     """The :class:`Lowering` that puts a plan into practice."""
-    return Lowering(config, model.stages, made.spans, made.order, made.sub_minibatch, loss,
-                    optimizer, limits=made.limits, **rounding)
+    rest = (config, model.stages, made.spans, made.order, made.sub_minibatch, loss, optimizer)
+    if made.delay:
+        return NoDrainLowering(*rest, limits=made.limits, subs=made.schedule.sub_minibatches,
+                               predict_weights=predict_weights, **options)
+    return Lowering(*rest, limits=made.limits, **options)
 
 
 def _check(layers, config, tiles, schedule):
@@ -78,14 +86,14 @@ def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured, pass
     """With as many activation sets as fit; :class:`ConfigError` if not even one does."""
     size, sub = sizes
     if tiles == 1 and (measured is None or passing):
-        made = one_tile(model, size, sub)
+        made = one_tile(model, size, sub, schedule)
         lower(made, model, config, loss, optimizer, passing=passing)
         return made
 
     def fits(first, last):
         try:
             TileBuffers(config, Part(tuple(model.stages), first, last), sub,
-                        targets=isinstance(loss, MSE))
+                        targets=isinstance(loss, MSE), versions=1 + delay(schedule))
         except ConfigError:
             return False
         return True
@@ -105,11 +113,13 @@ def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured, pass
         most = max(1, min(most, max(made.sets)) - 1)
 
 
-def one_tile(model, size, sub):
+def one_tile(model, size, sub, schedule="sequential"):
     """The plan of one tile that does everything in turn, whatever it costs."""
     stages = Partition(((0, len(model.stages) - 1),), (1,), (2 * -(-size // sub),))
     costs = Costs(forward=(1,), backward=(0,), weight=(1,))
-    return Plan(stages, costs, sequential(1, -(-size // sub)), size, sub, None)
+    name = schedule if delay(schedule) else "sequential"
+    order = make_schedule(name, costs, -(-size // sub), limits=[1])
+    return Plan(stages, costs, order, size, sub, None)
 
 
 def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured, passing):
@@ -117,15 +127,18 @@ def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured, p
     size, sub = sizes
     others = range(1, 1 if passing else min(len(model.stages), config.tiles) + 1)
     nearby = sorted(set(others) - {tiles}, key=lambda other: (abs(other - tiles), other))
-    tries = [(sub, other) for other in nearby]
+    tries = [(sub, other, schedule) for other in nearby]
     while measured is None and sub > 1:  # a profile is of one size
         sub //= 2
-        tries.append((sub, tiles))
-    for sub, other in tries:
+        tries.append((sub, tiles, schedule))
+    if delay(schedule):  # one version of the weights takes less room
+        tries.append((sizes[1], tiles, "zero-bubble"))
+    for sub, other, name in tries:
         try:
-            made = _plan(model, config, (size, sub), other, schedule, loss, optimizer, measured,
+            made = _plan(model, config, (size, sub), other, name, loss, optimizer, measured,
                          passing)
         except ConfigError:
             continue
-        return f"What fits: tiles={other}, sub_minibatch={sub} ({made.partition})"
+        other_schedule = f"schedule={name!r}, " * (name != schedule)
+        return f"What fits: {other_schedule}tiles={other}, sub_minibatch={sub} ({made.partition})"
     return f"Nothing near fits a tile of configuration {config.name!r}: use larger memories"

@@ -9,21 +9,21 @@ import numpy as np
 from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
-from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from .data import (LOSSES, check_inputs, check_layer_to_layer, check_settings, check_targets,
-                   epoch_order, minibatch_sizes, one_hot, positive, scores)
+from .checkpoint import CheckpointError, kept_schedule, read_checkpoint, write_checkpoint
+from .data import (LOSSES, check_inputs, check_layer_to_layer, check_prediction, check_settings,
+                   check_targets, epoch_order, minibatch_sizes, one_hot, positive, scores)
 from .errors import FarMemoryError
 from .history import History
 from .lowering.layerwise import LayerLowering
 from .lowering.layout import blocks, pack_batches, place_region, unpack_batches
-from .lowering.optimizer import LEARNING_RATE, MOMENTUM
-from .lowering.pipeline import RANDOM_STEP, Lowering
+from .lowering.optimizer import scalar_values
+from .lowering.pipeline import RANDOM_STEP
 from .memory import FastMemory
 from .memory.activations import activation_memory, boundary, record
 from .nn import MSE, SGD, CrossEntropy, Sequential
-from .parameters import Parameters
-from .planning import one_tile, plan
+from .planning import lower, one_tile, plan
 from .stash import POLICIES, Stash, StashControl, describe_policy, policy_from_description
+from .versions import place_parameters
 
 
 __all__ = ["Trainer"]
@@ -65,7 +65,11 @@ class Trainer:
     tiles : int
         Tiles to use; by default all of the device, at most one for each ``Linear``.
     schedule : str
-        Order in which the tiles work, see :func:`gradmill.plan`; the weights do not depend on it.
+        Order in which the tiles work, see :func:`gradmill.plan`; the weights do not depend on it,
+        unless it is ``"no-drain"``: gradients are then one update late.
+    predict_weights : bool
+        With ``"no-drain"``: forward and backward use weights as they would be if the last update
+        were made once more.
     layer_to_layer : bool
         Whether one tile executes layer after layer with weights from far memory, for networks that
         do not fit it; the weights end with the same bits.
@@ -77,9 +81,12 @@ class Trainer:
 
     def __init__(self, model, device, *, loss=None, optimizer, virtual_minibatch, sub_minibatch,
                  level1="fp32", rounding="nearest", stash=None, fast_memory=None, tiles=None,
-                 schedule=None, layer_to_layer=False, boundaries="near", seed=0):
+                 schedule=None, predict_weights=False, layer_to_layer=False, boundaries="near",
+                 seed=0):
         self.loss = CrossEntropy() if loss is None else loss
         check_settings(model, self.loss, optimizer, level1, rounding)
+        if predict_weights:
+            check_prediction(schedule, optimizer.momentum)
         if stash is not None and not isinstance(stash, POLICIES):
             raise ValueError(f"stash={stash!r}; use Stash(format, ...), AdaptiveStash(...), "
                              "AutoStash(...) or None")
@@ -90,13 +97,13 @@ class Trainer:
         self.virtual_minibatch, self.sub_minibatch = sizes
         self.model, self.device, self.optimizer = model, device, optimizer
         self.level1, self.rounding, self.stash, self.seed = level1, rounding, stash, seed
-        self.fast_memory = FastMemory.of(fast_memory)
+        self.fast_memory, self.predict_weights = FastMemory.of(fast_memory), predict_weights
         passing = fast_memory is not None
         self.epoch = self.step = 0
         self.history = History()
         self._target = 0         # epoch at which the current fit ends
         self._losses = []        # (samples, loss) of the current epoch
-        self._programs = {}      # (kind, samples, count) -> address of each tile's program
+        self._programs = {}      # (kind, samples, count, ...) -> address of each tile's program
         self.layer_to_layer, self.boundaries = layer_to_layer, boundaries
         how = {"narrow": level1 == "bf16", "stochastic": rounding == "stochastic"}
         if layer_to_layer:
@@ -109,12 +116,9 @@ class Trainer:
             self.plan = plan(model, device.config, virtual_minibatch=self.virtual_minibatch,
                              sub_minibatch=self.sub_minibatch, tiles=tiles, schedule=schedule,
                              loss=self.loss, optimizer=optimizer, passing=passing)
-            self._lowering = Lowering(
-                device.config, model.stages, self.plan.spans, self.plan.order, self.sub_minibatch,
-                self.loss, optimizer, limits=self.plan.limits, passing=passing, **how)
-        self._parameters = Parameters(model, device, optimizer.momentum,
-                                      self._lowering.regions if layer_to_layer else None)
-        self._regions = self._parameters.regions
+            self._lowering = lower(self.plan, model, device.config, self.loss, optimizer,
+                                   predict_weights=predict_weights, passing=passing, **how)
+        self._parameters = place_parameters(model, device, optimizer, self._lowering)
         self._losses_at = place_region(1, device.config.n, device.config,
                                        lambda nbytes: device.heap.allocate(nbytes, "losses"),
                                        copies=self._lowering.at_once)
@@ -123,6 +127,10 @@ class Trainer:
             self._lowering.activations = activation_memory(self.fast_memory, stash,
                                                            self._lowering, device)
         self._parameters.upload()
+
+    @property
+    def _regions(self):
+        return self._parameters.places
 
     @property
     def memory(self):
@@ -141,8 +149,10 @@ class Trainer:
         stash = self.stashing.current or self.stash
         self.device.write_tables(stash.tables if isinstance(stash, Stash) else ())
         with self._boundary(key[0]):
-            if not self.device.claim(self):
-                self._start(("startup",), lambda: self._lowering.startup(self._regions), (), None)
+            owner, startup = self._parameters.startup(key[0], self._lowering)
+            if not self.device.claim(owner):
+                which = owner is self._parameters, self._parameters.parity
+                self._start(("startup", *which), startup, (), None)
             if key[0] == "train" and self._unknown:
                 record(self._lowering, self.device, key[1], self._regions, self._losses_at,
                        arguments=arguments, scalars=self._scalars(), step=step)
@@ -167,10 +177,8 @@ class Trainer:
                         step=step)
 
     def _scalars(self):
-        scalars = [0.0, 0.0]
-        scalars[LEARNING_RATE.register] = -self.optimizer.rate(self.epoch)
-        scalars[MOMENTUM.register] = self.optimizer.momentum
-        return scalars
+        return scalar_values(self.optimizer.rate(self.epoch), self.optimizer.momentum,
+                             self._parameters.rates)
 
     def _place(self, code, owner):
         address = self.device.heap.allocate(len(code), owner)
@@ -291,9 +299,9 @@ class Trainer:
     def _train_batches(self, x, y, order, size, first):
         count, number = len(order) // size, self._number(len(x), first)
         with self.stashing.counting(number + count):
-            losses = self.run_batches("train", x[order], y[order], size, number, lambda strides:
-                                      self._lowering.train(size, count, strides, self._regions,
-                                                           self._losses_at))
+            losses = self.run_batches(
+                "train", x[order], y[order], size, number, lambda strides: self._lowering.train(
+                    size, count, strides, self._regions, self._losses_at))
         yield from ((first + i, (size, float(loss))) for i, loss in enumerate(losses))
 
     def run_batches(self, kind, x, y, size, number, programs):
@@ -308,9 +316,11 @@ class Trainer:
             self.device.write_memory(Tier.NEAR, data_at, data, cls=Class.DATA)
             self.device.write_memory(Tier.NEAR, labels_at, labels, cls=Class.MASK)
             count, strides, result = len(data), (data.shape[1], labels.shape[1]), self._losses_at
-            self._run((kind, size, count, self.stashing.current), lambda: programs(strides),
-                      data_at, labels_at, result.address, number % (1 << 16) * RANDOM_STEP,
-                      number % (1 << 16), step=number >> 16)
+            self._run((kind, size, count, self.stashing.current, self._parameters.parity),
+                      lambda: programs(strides), data_at, labels_at, result.address,
+                      number % (1 << 16) * RANDOM_STEP, number % (1 << 16), step=number >> 16)
+            if kind == "train":
+                self._parameters.trained(count, self.optimizer.rate(self.epoch))
             return self.device.read_memory(Tier.NEAR, result.address, (count, result.stride // 4),
                                            np.float32)[:, 0]
 
@@ -347,7 +357,8 @@ class Trainer:
     def save(self, path):
         """Write a checkpoint; the one that stood at ``path`` stays until this one is whole."""
         self._parameters.download()
-        arrays = self.model.state_dict() | {
+        arrays, versions = self._parameters.state()
+        arrays |= self.model.state_dict() | {
             f"momentum.{key}": values for key, values in self._parameters.momentum().items()}
         write_checkpoint(path, arrays, {
             "numbers": self._numbers(self.device), "model": self.model.describe(),
@@ -355,6 +366,7 @@ class Trainer:
             "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
             "sub_minibatch": self.sub_minibatch, "level1": self.level1, "rounding": self.rounding,
             "stash": describe_policy(self.stash), "stashing": self.stashing.state(),
+            "versions": versions, "predict_weights": self.predict_weights,
             "seed": self.seed,
             "epoch": self.epoch, "step": self.step, "target": self._target,
             "losses": self._losses, "history": asdict(self.history)})
@@ -368,23 +380,25 @@ class Trainer:
     def load(cls, path, device, **execution):
         """The trainer that :meth:`save` wrote, on any device with the same ``n`` and
         ``mantissa_bits``; ``fast_memory``, ``tiles``, ``schedule``, ``layer_to_layer`` and
-        ``boundaries`` are chosen anew."""
+        ``boundaries`` are chosen anew, but for ``"no-drain"``, which a run keeps."""
         arrays, state = read_checkpoint(path)
         if state["numbers"] != cls._numbers(device):
             raise CheckpointError(f"{path} was trained with {state['numbers']}, this device has "
                                   f"{cls._numbers(device)}: the bits would differ; open a device "
                                   "with the same sizes")
         model = Sequential.from_description(state["model"])
-        model.load_state_dict({k: v for k, v in arrays.items() if not k.startswith("momentum.")})
+        model.load_state_dict({key: arrays[key] for key in model.state_dict()})
         trainer = cls(model, device, loss=LOSSES[state["loss"]](),
                       optimizer=SGD(**state["optimizer"]),
                       virtual_minibatch=state["virtual_minibatch"],
                       sub_minibatch=state["sub_minibatch"], level1=state["level1"],
                       rounding=state["rounding"], seed=state["seed"],
-                      stash=policy_from_description(state["stash"]), **execution)
+                      stash=policy_from_description(state["stash"]),
+                      **kept_schedule(path, state, execution))
         if trainer.optimizer.momentum:
             trainer._parameters.upload({k.removeprefix("momentum."): v for k, v in arrays.items()
                                         if k.startswith("momentum.")})
+        trainer._parameters.restore(arrays, state.get("versions"))
         trainer.epoch, trainer.step = state["epoch"], state["step"]
         trainer._target = state["target"]
         trainer._losses = [tuple(entry) for entry in state["losses"]]

@@ -39,7 +39,8 @@ Size = Annotated[int | None, typer.Option(help="Rows and columns of the array in
 Tiles = Annotated[int | None, typer.Option(help="Tiles of the chain instead of the "
                                                 "configuration's.")]
 Schedule = Annotated[str | None, typer.Option(help="Order of the tiles' work: sequential, 1f1b or "
-                                              "zero-bubble; the result is the same.")]
+                                              "zero-bubble, whose result is the same, or no-drain, "
+                                              "whose gradients are one update late.")]
 FastMemorySize = Annotated[str | None, typer.Option(
     "--fast-memory", help="Near memory for hidden activations: a percentage of them, as in 20%, or "
                           "bytes; the rest goes to far memory and back. One tile.")]
@@ -52,6 +53,9 @@ MemoryPolicy = Annotated[str, typer.Option(
          "offload.")]
 FarBandwidth = Annotated[float | None, typer.Option(
     help="Beats per cycle of far memory, both directions together; by default without limit.")]
+PredictWeights = Annotated[bool, typer.Option(
+    "--predict-weights", help="With --schedule no-drain: use weights as they would be after "
+                              "another update like the last one.")]
 Hidden = Annotated[str | None, typer.Option(help="Widths of the hidden layers, as in 96,48,88,40; "
                                             "by default enough for all tiles.")]
 VirtualMinibatch = Annotated[int | None, typer.Option(

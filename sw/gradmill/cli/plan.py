@@ -7,14 +7,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..data import check_prediction
 from ..datasets import TASKS, load_task
 from ..forecast import forecast, one_tile_cycles
 from ..nn import CrossEntropy
-from ..planner import simulate
 from ..planning import plan as make_plan
 from ..profiler import profile
 from ..report import data
-from ..report.plan_figure import colours, plan_lanes, plot_plan
+from ..report.plan_figure import colours, plot_plan, shown_lanes
 from ..stash import parse_stash
 from .common import (
     ConfigName,
@@ -22,6 +22,7 @@ from .common import (
     FastMemorySize,
     Hidden,
     MemoryPolicy,
+    PredictWeights,
     Recompute,
     Schedule,
     Size,
@@ -50,6 +51,7 @@ def plan(
     n: Size = None,
     tiles: Tiles = None,
     schedule: Schedule = None,
+    predict_weights: PredictWeights = False,
     hidden: Hidden = None,
     virtual_minibatch: VirtualMinibatch = None,
     sub_minibatch: SubMinibatch = None,
@@ -73,6 +75,8 @@ def plan(
         job = load_task(task, hidden=hidden and numbers(hidden), tiles=sizes.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch)
         loss, optimizer = CrossEntropy(), sgd(settings)
+        if predict_weights:
+            check_prediction(schedule, optimizer.momentum)
         if fast is not None:
             show_tiers(job, sizes, settings, loss, optimizer, fast,
                        None if stash is None else parse_stash([stash]), far_bandwidth)
@@ -82,10 +86,11 @@ def plan(
                          optimizer=optimizer, **amounts)
         if made.profile is None:  # one tile: the plan needs none, its table does
             measured = profile(job.model, sizes, settings["sub_minibatch"], loss, optimizer)
-            made = make_plan(job.model, sizes, tiles=1, loss=loss, optimizer=optimizer,
-                             measured=measured, **amounts)
+            made = make_plan(job.model, sizes, tiles=1, schedule=made.schedule.name, loss=loss,
+                             optimizer=optimizer, measured=measured, **amounts)
         with console.status("writing the programs and predicting their cycles"):
-            expected = forecast(made, job.model, sizes, loss, optimizer)
+            expected = forecast(made, job.model, sizes, loss, optimizer,
+                                predict_weights=predict_weights)
             alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
                 job.model, sizes, loss, optimizer, **amounts)
         console.print(_stages(made, job.model, expected))
@@ -144,7 +149,7 @@ def _totals(made, expected, alone):
 def _gantt(made, width):
     """The order of one virtual minibatch, one line per tile, a colour for each kind."""
     text, styles = Text(), colours()
-    lanes = plan_lanes(simulate(made.schedule, made.costs, virtual=2), virtual=0)
+    lanes = shown_lanes(made, 1)
     total = max(end for lane in lanes for *_, end in lane)
     for tile, lane in enumerate(lanes):
         text.append(f"tile {tile:<3}")

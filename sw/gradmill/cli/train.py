@@ -37,6 +37,7 @@ from .common import (
     FastMemorySize,
     Hidden,
     MemoryPolicy,
+    PredictWeights,
     Recompute,
     Schedule,
     Size,
@@ -68,6 +69,7 @@ def train(
     n: Size = None,
     tiles: Tiles = None,
     schedule: Schedule = None,
+    predict_weights: PredictWeights = False,
     hidden: Hidden = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
@@ -122,7 +124,8 @@ def train(
         options = {"stall": stall, "waveform": waveform, "bandwidth": (None, far_bandwidth)} \
             if device is Backend.verilator else {}
         how = {"level1": level1, "rounding": rounding, "seed": seed, "tiles": tiles,
-               "schedule": schedule, "stash": policy, "fast_memory": fast,
+               "schedule": schedule, "predict_weights": predict_weights, "stash": policy,
+               "fast_memory": fast,
                "layer_to_layer": layer_to_layer, "boundaries": boundaries}
 
         started = time.perf_counter()

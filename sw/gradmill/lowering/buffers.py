@@ -93,6 +93,8 @@ class TileBuffers:
     passing : bool
         Whether inputs of stages do not stay on chip: all but the first, and the gradients, take
         turns in a few places.
+    versions : int
+        Versions of the weights that products use, 1 or 2.
 
     Members
     -------
@@ -102,10 +104,14 @@ class TileBuffers:
         Set -> stage number -> :class:`Matrix` in the mask memory: where the input is positive.
     sent, sent_signs, returned : list
         Outputs for the next tile and gradients for the previous one, on their way.
+    weights, biases : list of dict
+        Version -> stage number -> :class:`Matrix` in the tensor memory, in the accumulators: what
+        products use.
     weight : dict
-        Stage number -> :class:`Matrix` in the tensor memory.
+        The first of ``weights``.
     bias, bias_grad : dict
-        Stage number -> :class:`Matrix` in the accumulators.
+        Stage number -> :class:`Matrix` in the accumulators: the newest bias, of one version that
+        which is used.
     weight_grad : dict
         Stage number -> list of ``(first block, Matrix)``, chunks of column blocks.
     samples, labels : list
@@ -117,7 +123,8 @@ class TileBuffers:
         Whether there is an optimizer panel for each chunk.
     """
 
-    def __init__(self, config, part, rows, *, sets=(1, 1), targets=False, passing=False):
+    def __init__(self, config, part, rows, *, sets=(1, 1), targets=False, passing=False,
+                 versions=1):
         self._begin(config, part, rows)
         stages = part.stages
         linear = {s: stages[s].linear for s in part.numbers}
@@ -128,8 +135,10 @@ class TileBuffers:
         apart = config.banks > 2 and grads <= _HOME * config.acc_rows // config.banks
         home = inner[:1] if apart else inner
 
-        self.weight = {s: self._tiles(f"weight {s}", layer.outputs, layer.inputs, 0)
-                       for s, layer in linear.items()}
+        self.weights = [{s: self._tiles(f"weight {s}" + f", version {k}" * (versions > 1),
+                                        layer.outputs, layer.inputs, 0)
+                         for s, layer in linear.items()} for k in range(versions)]
+        self.weight = self.weights[0]
         if passing:
             self._pass(linear, rows, half, inner[0], top)
         else:
@@ -164,6 +173,9 @@ class TileBuffers:
         self.bias, self.bias_grad = (
             {s: self._fp32(f"{name} {s}", 1, layer.outputs, home[0])
              for s, layer in linear.items() if layer.bias} for name in ("bias", "bias gradient"))
+        self.biases = [self.bias] if versions == 1 else [
+            {s: self._fp32(f"bias {s}, version {k}", 1, bias.cols, home[0])
+             for s, bias in self.bias.items()} for k in range(versions)]
         self.samples, self.labels = [], []
         if part.begins:
             self.samples = [self._fp32("input samples", rows, stages[0].linear.inputs, home[0])]

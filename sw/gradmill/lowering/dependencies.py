@@ -56,14 +56,16 @@ class TileDependencies:
         Placement.
     limit : int
         Activation sets that the tile may hold.
+    held : int
+        Those that it holds before the first instruction.
     """
 
-    def __init__(self, buffers, limit):
+    def __init__(self, buffers, limit, held=0):
         self._buffers, self._limit = buffers, limit
         self._wrote, self._read = {}, {}   # buffer -> last that wrote, those that read since
         self._known = {}                   # instruction without its panel -> keys, footprint
         self._accesses = []                # of memory: (wrote, tier, start, end, (node, queue))
-        self._released, self._holds, self._held = [], 0, None
+        self._released, self._holds, self._held = [], held, None
         self._filled = {}                  # panel -> what fills it
         self._leaving = None               # the last copy to far memory
         self._last, self._gradients = None, []  # data gradients: the last one; first products
@@ -92,7 +94,8 @@ class TileDependencies:
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
               and fields["cls"] != Class.STASH):
             # Parameters are not loaded long before their update, nor while activations leave.
-            node.after.add(self._held)
+            if self._held is not None:
+                node.after.add(self._held)
             if self._leaving is not None:
                 node.after.add(self._leaving)
                 node.waits.add(self._leaving)

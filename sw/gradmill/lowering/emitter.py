@@ -28,6 +28,8 @@ class Emitter:
         Element number and base register of the random numbers of the sub-minibatch at hand.
     numbers : (int, int)
         The same for the stash, whose base register counts virtual minibatches.
+    weight, bias : dict
+        Stage number -> :class:`Matrix`: of the version in use.
     """
 
     def __init__(self, buffers, *, narrow=False, stochastic=False):
@@ -36,6 +38,18 @@ class Emitter:
         self.code = []
         self.place = self.numbers = 0, 0
         self._products = self._updates = 0
+        self.use(0)
+
+    def use(self, version):
+        """Products use this version of the weights from here on."""
+        self.weight, self.bias = self.buffers.weights[version], self.buffers.biases[version]
+
+    def take(self):
+        """The instructions so far, which are forgotten; panels are numbered from the first again.
+        """
+        code, self.code[:] = self.code[:], []
+        self._products = self._updates = 0
+        return code
 
     # one instruction each -------------------------------------------------------------------
 
@@ -132,7 +146,7 @@ class Emitter:
         output ``out`` for the next tile, or into ``logits``. Where blocks of the result are
         complete, ``made(first block, blocks)`` may add instructions."""
         buffers = self.buffers
-        stage, w, x = self.part.stages[s], buffers.weight[s], buffers.x[k][s]
+        stage, w, x = self.part.stages[s], self.weight[s], buffers.x[k][s]
         signs = None
         if s < self.part.last:
             target, signs = buffers.x[k][s + 1], buffers.signs[k].get(s + 1)
@@ -152,7 +166,7 @@ class Emitter:
                 "op2": panel, "d_stride_c": m, "layer": s}))
             fields = {"op0": panel, "a_stride": m}
             if stage.linear.bias:
-                fields |= {"op1": buffers.bias[s].base + first, "b_stride": 1, "b_step": 0,
+                fields |= {"op1": self.bias[s].base + first, "b_stride": 1, "b_step": 0,
                            "add_source": AddSource.ROW}
             if stage.relu:
                 fields |= {"mask": MaskKind.POSITIVE}
@@ -173,7 +187,7 @@ class Emitter:
         """Gradient of the input of stage ``s``, masked by its signs in set ``k``: from gradient
         set ``kd`` into the same set, or into ``returned[out]``."""
         buffers = self.buffers
-        dy, w = buffers.dy[kd][s], buffers.weight[s]
+        dy, w = buffers.dy[kd][s], self.weight[s]
         target = buffers.dy[kd][s - 1] if s > self.part.first else buffers.returned[out]
         for first, count in buffers.products(target.blocks, m, dy.blocks):
             part = target.from_block(first, count)

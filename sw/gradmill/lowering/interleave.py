@@ -77,7 +77,7 @@ def _rename(instruction, panels):
                     for name, value in fields.items()}
 
 
-def interleave(config, buffers, codes, steps, limits, far=None):
+def interleave(config, buffers, codes, steps, limits, far=None, held=None):
     """The :class:`Interleaving` of ``codes``.
 
     Parameters
@@ -94,8 +94,10 @@ def interleave(config, buffers, codes, steps, limits, far=None):
         Activation sets that each tile may hold.
     far : Memory
         How fast far memory is, if that is known.
+    held : sequence of int
+        Activation sets that each tile holds before, none if not given.
     """
-    nodes = _nodes(buffers, codes, steps, limits)
+    nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
     placing = _Placing(config, buffers, far or Memory())
     blocked = {node: len(node.after) for node in nodes}
     then = {}
@@ -122,8 +124,8 @@ def interleave_one(buffers, code):
     return interleave(buffers.config, [buffers], [code], steps, [1]).apply([code])[0]
 
 
-def _nodes(buffers, codes, steps, limits):
-    tiles = [TileDependencies(own, limit) for own, limit in zip(buffers, limits, strict=True)]
+def _nodes(buffers, codes, steps, limits, held):
+    tiles = [TileDependencies(*own) for own in zip(buffers, limits, held, strict=True)]
     nodes = []
     for number, step in enumerate(steps):
         parts = [(t, index, opcode, Fields(fields)) for t, index in step.parts

@@ -17,13 +17,14 @@ from ..nn import MSE
 from .buffers import Part, TileBuffers
 from .emitter import Emitter
 from .interleave import Step, interleave, interleave_one
+from .layout import somewhere
 from .optimizer import load_parameters
 from .programs import assemble, iterations
 from .sets import held, paced, received
 from .tiles import Batch, PredictTile, TrainTile
 
 
-__all__ = ["RANDOM_STEP", "Lowering"]
+__all__ = ["RANDOM_STEP", "Lowering", "write"]
 
 #: Random numbers of a virtual minibatch, in rows.
 RANDOM_STEP = 1 << 24
@@ -65,9 +66,13 @@ class Lowering:
         Where activations that do not stay on chip go. Set before the first training program.
     at_once : int
         Most virtual minibatches of a program.
+    versions : int
+        Versions of the weights that each tile keeps.
+    regions : None
+        Master parameters may be anywhere.
     """
 
-    at_once = 16
+    at_once, versions, regions = 16, 1, None
 
     def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, limits=None,
                  narrow=False, stochastic=False, passing=False):
@@ -87,18 +92,22 @@ class Lowering:
 
     def _buffers(self, part, sets, limit):
         """Buffers with ``limit`` sets if they fit, at least with ``sets``."""
-        targets = isinstance(self.loss, MSE)
+        kept = {"targets": isinstance(self.loss, MSE), "versions": self.versions}
         if self._passing:
-            return TileBuffers(self.config, part, self.sub, targets=targets, passing=True)
+            return TileBuffers(self.config, part, self.sub, passing=True, **kept)
         more = tuple(max(count, limit) for count in sets)
         try:
-            return TileBuffers(self.config, part, self.sub, sets=more, targets=targets)
+            return TileBuffers(self.config, part, self.sub, sets=more, **kept)
         except ConfigError:
-            return TileBuffers(self.config, part, self.sub, sets=sets, targets=targets)
+            return TileBuffers(self.config, part, self.sub, sets=sets, **kept)
 
     def batch(self, kind, size):
         """The :class:`Batch` of ``size`` samples for ``kind`` of program."""
         return Batch.of(kind, size, self.sub, self.stages, self.loss, self.config)
+
+    def somewhere(self):
+        """Parameters and losses of programs that are counted, not run."""
+        return somewhere(self.stages, self.config, self.optimizer)
 
     def startup(self, regions):
         """Master weights and biases from memory to the forms in which they are used."""
@@ -172,32 +181,43 @@ class Lowering:
         if isinstance(tiles[0], TrainTile):
             for tile, stash in zip(tiles, self.stashes, strict=False):
                 tile.stash = stash
-        codes, steps = [tile.emit.code for tile in tiles], []
-
-        def emit(operation, *calls):
-            """Instructions of one tile, or a send and its receive, which make one step."""
-            marks = [len(code) for code in codes]
-            for method, *arguments in calls:
-                method(*arguments)
-            new = [(t, index) for t, code in enumerate(codes)
-                   for index in range(marks[t], len(code))]
-            new.sort(key=lambda part: codes[part[0]][part[1]][0] is Opcode.RECEIVE)
-            steps.extend(Step(operation, parts) for parts in
-                         ([new] if len(calls) > 1 else [[part] for part in new]))
-
-        for t, operation, j in order:
-            emit((operation, j), (tiles[t].run, operation, j))
-            if operation == "F" and t + 1 < len(tiles):
-                for span in tiles[t].outgoing(operation, j):
-                    emit(None, (tiles[t].send_output, j, span),
-                         (tiles[t + 1].receive_input, j, span))
-            elif operation == "B" and t > 0:
-                for span in tiles[t].outgoing(operation, j):
-                    emit(None, (tiles[t].send_gradient, j, span),
-                         (tiles[t - 1].receive_gradient, j, span))
+        steps = write(order, lambda j: (tiles, j))
+        codes = [tile.emit.code for tile in tiles]
         key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
         if key not in self._interleavings:
             self._interleavings[key] = interleave(
                 self.config, self.buffers, codes, steps, self._limits,
                 self.activations and self.activations.far)
         return self._interleavings[key].apply(codes)
+
+
+def write(order, find):
+    """Append the instructions of operations ``(tile, operation, sub-minibatch)`` to the code of
+    their tiles, those of transfers behind them; returns them as a list of :class:`Step`.
+    ``find(sub-minibatch)`` gives its tiles and its number in its virtual minibatch."""
+    steps = []
+
+    def emit(operation, codes, *calls):
+        """Instructions of one tile, or a send and its receive, which make one step."""
+        marks = [len(code) for code in codes]
+        for method, *arguments in calls:
+            method(*arguments)
+        new = [(t, index) for t, code in enumerate(codes)
+               for index in range(marks[t], len(code))]
+        new.sort(key=lambda part: codes[part[0]][part[1]][0] is Opcode.RECEIVE)
+        steps.extend(Step(operation, parts) for parts in
+                     ([new] if len(calls) > 1 else [[part] for part in new]))
+
+    for t, operation, number in order:
+        tiles, j = find(number)
+        codes = [tile.emit.code for tile in tiles]
+        emit((operation, number), codes, (tiles[t].run, operation, j))
+        if operation == "F" and t + 1 < len(tiles):
+            for span in tiles[t].outgoing(operation, j):
+                emit(None, codes, (tiles[t].send_output, j, span),
+                     (tiles[t + 1].receive_input, j, span))
+        elif operation == "B" and t > 0:
+            for span in tiles[t].outgoing(operation, j):
+                emit(None, codes, (tiles[t].send_gradient, j, span),
+                     (tiles[t - 1].receive_gradient, j, span))
+    return steps

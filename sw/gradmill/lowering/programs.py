@@ -8,7 +8,7 @@ from ..program import Program
 from .synchronise import Synchroniser
 
 
-__all__ = ["Bases", "Loop", "assemble", "iterations"]
+__all__ = ["Bases", "Loop", "assemble", "bases_at", "iterations"]
 
 #: Argument registers: samples, labels or outputs, losses, random numbers, virtual minibatches.
 _ARGUMENTS = (1, 2, 3, 4, 5)
@@ -44,6 +44,11 @@ class Loop:
     steps: tuple
 
 
+def bases_at(number, steps):
+    """The :class:`Bases` of iteration ``number`` outside of a loop."""
+    return Bases(*zip((number * step for step in steps), _AT_REST, strict=True))
+
+
 def iterations(code, count, steps):
     """Segments of a program that runs ``code(bases)`` ``count`` times, memory advancing by
     ``steps`` bytes (the last two: random numbers, virtual minibatches); a loop where that is
@@ -51,10 +56,10 @@ def iterations(code, count, steps):
     looped = range(1, count - 2) if count > _UNROLLED else range(0)
     segments = []
     for v in range(count):
-        offsets = [v * step for step in steps]
         if v not in looped:
-            segments.append(code(Bases(*zip(offsets, _AT_REST, strict=True))))
+            segments.append(code(bases_at(v, steps)))
         elif v == looped[0]:
+            offsets = [v * step for step in steps]
             segments.append(Loop(code(Bases(*zip(offsets, _ADVANCING, strict=True))),
                                  len(looped), tuple(steps)))
     return segments

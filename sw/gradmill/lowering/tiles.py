@@ -60,6 +60,7 @@ class _Tile:
         self.emit, self.batch, self.bases = emit, batch, bases
         self.part, self.buffers = emit.part, emit.buffers
         self.stash = None
+        self.before = 0  # sub-minibatches of the program before this virtual minibatch
         self._loaded = 0
 
     def run(self, operation, j):
@@ -72,11 +73,15 @@ class _Tile:
 
     def _set(self, j):
         """Sets that sub-minibatch ``j`` uses."""
-        return j % len(self.buffers.x), j % len(self.buffers.dy)
+        return self._turn(j, len(self.buffers.x)), self._turn(j, len(self.buffers.dy))
 
-    @staticmethod
-    def _in_turn(places, j):
-        return places[j % len(places)]
+    def _turn(self, j, places=2):
+        """Which of so many places sub-minibatch ``j`` uses."""
+        return (self.before + j) % places
+
+    def _samples(self, j):
+        """Where the samples of sub-minibatch ``j`` are."""
+        return self.buffers.samples[self._turn(j, len(self.buffers.samples))]
 
     def _tag(self, j, **fields):
         return {"sub": j % (1 << 16), "last_sub": int(j == len(self.batch.rows) - 1), **fields}
@@ -92,14 +97,14 @@ class _Tile:
         self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j), span)
 
     def send_output(self, j, span):
-        self.emit.send_output(j % 2, self.batch.rows[j], self._tag(j), span)
+        self.emit.send_output(self._turn(j), self.batch.rows[j], self._tag(j), span)
 
     def receive_gradient(self, j, span):
         self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1),
                                    span)
 
     def send_gradient(self, j, span):
-        self.emit.send_gradient(j % 2, self.batch.rows[j], self._tag(j, gradient=1), span)
+        self.emit.send_gradient(self._turn(j), self.batch.rows[j], self._tag(j, gradient=1), span)
 
     def _load_ahead(self, j):
         """Load sub-minibatches up to ``j`` from memory, as far as there are any."""
@@ -111,7 +116,7 @@ class _Tile:
         """What comes from memory."""
         if self.part.begins:
             emit, (offset, base) = self.emit, self.bases.data
-            emit.chunk(Kind.FP32, Class.DATA, self._in_turn(self.buffers.samples, j), m,
+            emit.chunk(Kind.FP32, Class.DATA, self._samples(j), m,
                        offset + j * self.batch.data_bytes, base)
 
     def _stages(self, j, **options):
@@ -120,9 +125,9 @@ class _Tile:
         self._load_ahead(j)
         start = len(emit.code)
         if self.part.begins:
-            emit.quantise_samples(self._in_turn(self.buffers.samples, j), k, m)
+            emit.quantise_samples(self._samples(j), k, m)
         for s in self.part.numbers:
-            emit.forward(s, k, j % 2, m, made=partial(self._made, s, m), **options)
+            emit.forward(s, k, self._turn(j), m, made=partial(self._made, s, m), **options)
             if self.stash is not None:
                 self.stash.store(emit, s, k, m)
         return start
@@ -156,16 +161,16 @@ class TrainTile(_Tile):
         super().load(j, m)
         if self.part.ends:
             offset, base = self.bases.labels
-            losses.load_labels(self.emit, j % 2, m, offset + j * self.batch.label_bytes, base,
-                               self.loss)
+            losses.load_labels(self.emit, self._turn(j), m, offset + j * self.batch.label_bytes,
+                               base, self.loss)
 
     def forward(self, j):
         self._settle()
         start = self._stages(j, pad=int(not isinstance(self.loss, MSE)))
         self._mark(start, "hold", first=True)
         if self.part.ends:
-            losses.gradient(self.emit, self.loss, j % 2, self._set(j)[1], self.batch.rows[j],
-                            self.batch.size)
+            losses.gradient(self.emit, self.loss, self._turn(j), self._set(j)[1],
+                            self.batch.rows[j], self.batch.size)
             self._owed = j
         self._load_ahead(j + 1)
 
@@ -178,7 +183,7 @@ class TrainTile(_Tile):
     def _data_gradients(self, stages, j):
         k, kd = self._set(j)
         for s in reversed(stages):
-            self.emit.data_gradient(s, k, kd, j % 2, self.batch.rows[j])
+            self.emit.data_gradient(s, k, kd, self._turn(j), self.batch.rows[j])
 
     def weights(self, j):
         m, (k, _) = self.batch.rows[j], self._set(j)
@@ -226,9 +231,8 @@ class TrainTile(_Tile):
     def _settle(self):
         """Add the loss that is owed, before its operands are overwritten."""
         if self._owed is not None:
-            losses.add_loss(self.emit, self.loss, self._owed % 2, self.batch.rows[self._owed],
-                            first=self._owed == 0)
-            self._owed = None
+            j, self._owed = self._owed, None
+            losses.add_loss(self.emit, self.loss, self._turn(j), self.batch.rows[j], first=j == 0)
 
     def _mark(self, start, field, *, first):
         """Set ``field`` in the first or the last product from ``start`` on."""

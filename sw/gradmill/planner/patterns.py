@@ -3,7 +3,7 @@
 from itertools import accumulate
 
 from ..data import positive
-from .schedule import Op, OpKind, Schedule
+from .schedule import Op, OpKind, Schedule, delay
 
 
 __all__ = ["from_sequence", "lengthen", "one_f_one_b", "pattern", "sequential", "staircase"]
@@ -90,23 +90,15 @@ def from_sequence(name, m, orders):
     """A :class:`Schedule` from ``(kind, number)`` pairs by tile, sub-minibatches being numbered
     through all virtual minibatches (an update has the number of the last of its own); adds the
     versions of the weights."""
-    known = {}
-    schedule = []
+    known, schedule, behind = {}, [], delay(name)
     for order in orders:
-        version, versions, ops = 0, [], []
+        ops = []
         for kind, number in order:
-            if kind == OpKind.F:
-                versions.append(version)
-                used = version
-            elif kind == OpKind.U:
-                used = version
-                version += 1
-            else:
-                used = versions[number]
-            key = kind, number, used
-            if key not in known:
+            if (kind, number) not in known:
                 virtual, sub = divmod(number, m)
-                known[key] = Op(OpKind(kind), 0 if kind == OpKind.U else sub, virtual, used)
-            ops.append(known[key])
+                known[kind, number] = (
+                    Op(OpKind.U, 0, virtual, virtual) if kind == OpKind.U else
+                    Op(OpKind(kind), sub, virtual, max(0, virtual - behind)))
+            ops.append(known[kind, number])
         schedule.append(tuple(ops))
     return Schedule(name, tuple(schedule))

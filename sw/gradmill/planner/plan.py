@@ -9,7 +9,7 @@ from .costs import Costs, period_bound
 from .partition import Partition, partition
 from .patterns import one_f_one_b, sequential
 from .profile import Profile
-from .schedule import OpKind, Schedule, bound, global_order
+from .schedule import OpKind, Schedule, bound, delay, global_order
 from .search import no_drain, zero_bubble
 from .simulate import simulate
 
@@ -52,13 +52,20 @@ class Plan:
 
     @property
     def order(self):
-        """``(tile, operation, sub-minibatch)`` in the order in which they are expected to end."""
+        """``(tile, operation, sub-minibatch)`` in the order in which they are expected to end;
+        sub-minibatches are numbered through all virtual minibatches that the schedule covers."""
         simulation = simulate(self.schedule, self.costs)
         operations = [(s, op) for s, op in global_order(self.schedule) if op.kind is not OpKind.U]
         ends = [int(simulation.end[op.kind][op.virtual, s, op.sub]) for s, op in operations]
         ordered = sorted(range(len(operations)), key=ends.__getitem__)
-        return [(operations[k][0], operations[k][1].kind.name, operations[k][1].sub)
-                for k in ordered]
+        m = self.schedule.sub_minibatches
+        return [(s, op.kind.name, op.virtual * m + op.sub)
+                for s, op in map(operations.__getitem__, ordered)]
+
+    @property
+    def delay(self):
+        """Updates that its weights are behind those of minibatch SGD, 0 or 1."""
+        return delay(self.schedule.name)
 
     @property
     def limits(self):
@@ -85,9 +92,8 @@ class Plan:
     @property
     def bound(self):
         """:func:`~gradmill.planner.costs.period_bound` for the sets that the schedule uses."""
-        versions = 2 if self.schedule.name == "no-drain" else 1
         return period_bound(self.costs, self.schedule.sub_minibatches, self.sets,
-                            versions=versions)
+                            versions=1 + self.delay)
 
     @property
     def bubble(self):

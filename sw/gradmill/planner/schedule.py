@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 
-__all__ = ["Op", "OpKind", "Schedule", "bound", "global_order", "validate"]
+__all__ = ["Op", "OpKind", "Schedule", "bound", "delay", "global_order", "validate"]
 
 
 class OpKind(IntEnum):
@@ -43,8 +43,9 @@ class Op(NamedTuple):
     virtual : int
         Virtual minibatch.
     version : int
-        Version of the weights that it uses, that is the number of updates they have seen. B and W
-        have that of their F. An update makes the next one.
+        Version of the weights that it uses, that is the number of updates they have seen: with that
+        of its virtual minibatch, or the one before if the schedule does not drain. An update starts
+        from the version of its virtual minibatch and makes the next one.
     """
 
     kind:    OpKind
@@ -110,7 +111,7 @@ _BOUNDS = {
     "sequential":  lambda tile, tiles: 1,
     "1f1b":        lambda tile, tiles: tiles - tile,
     "zero-bubble": lambda tile, tiles: 2 * tiles - 1,
-    "no-drain":    lambda tile, tiles: 2 * (tiles - tile) - 1,
+    "no-drain":    lambda tile, tiles: 2 * (tiles - tile),
 }
 
 
@@ -120,6 +121,11 @@ def bound(name, tile, tiles):
     if name not in _BOUNDS:
         raise ValueError(f"unknown schedule {name!r}; use one of {', '.join(_BOUNDS)}")
     return _BOUNDS[name](tile, tiles)
+
+
+def delay(name):
+    """Updates that the weights of a virtual minibatch are behind those of minibatch SGD."""
+    return int(name == "no-drain")
 
 
 def global_order(schedule):
@@ -179,9 +185,8 @@ def validate(schedule):
     """Raise :class:`ValueError` unless the schedule is complete, in order and free of deadlock.
 
     In every tile each virtual minibatch has one F, B and W of each sub-minibatch and one U; each
-    kind is in ascending order; B follows its F, W its B, and U all W of its virtual minibatch; the
-    version is the number of updates the tile has made when the F starts, and at most one behind
-    its virtual minibatch. :func:`global_order` finds an order.
+    kind is in ascending order; F follows the update that makes its version of the weights, B its F,
+    W its B, and U all W of its virtual minibatch. :func:`global_order` finds an order.
     """
     m, virtual = schedule.sub_minibatches, schedule.virtual
     subs = [(v, j) for v in range(virtual) for j in range(m)]
@@ -192,24 +197,23 @@ def validate(schedule):
             if [(op.virtual, op.sub) for op in order if op.kind is kind] != wanted:
                 raise ValueError(f"tile {s}: the {kind.name} must be of every sub-minibatch 0 to "
                                  f"{m - 1} of virtual minibatches 0 to {virtual - 1}, in order")
-        _validate_tile(s, order, m)
+        _validate_tile(s, order, m, delay(schedule.name))
     global_order(schedule)
 
 
-def _validate_tile(tile, order, m):
-    done, versions = [0] * len(OpKind), []
+def _validate_tile(tile, order, m, behind):
+    done = [0] * len(OpKind)
     for op in order:
+        version = op.virtual if op.kind is OpKind.U else max(0, op.virtual - behind)
         if op.kind is OpKind.F:
-            versions.append(done[OpKind.U])
-            early, version = False, done[OpKind.U]
+            early = done[OpKind.U] < version
         elif op.kind is OpKind.U:
-            early, version = done[OpKind.W] < (op.virtual + 1) * m, done[OpKind.U]
+            early = done[OpKind.W] < (op.virtual + 1) * m
         else:
             early = done[op.kind] >= done[op.kind - 1]
-            version = versions[done[op.kind]] if not early else op.version
         if early:
             raise ValueError(f"tile {tile}: {_name(op)} comes before what it needs")
-        if op.version != version or not op.virtual - 1 <= version <= op.virtual:
-            raise ValueError(f"tile {tile}: {_name(op)} has version {op.version}, but its weights "
-                             f"have seen {version} updates; at most one may be missing")
+        if op.version != version:
+            raise ValueError(f"tile {tile}: {_name(op)} has version {op.version} of the weights, "
+                             f"not {version}")
         done[op.kind] += 1

@@ -29,7 +29,7 @@ _REACHES = ((1, 0), (1, 1), (1.5, 0))
 _REFINED = 3
 
 #: Forwards that a tile without drain is ahead of the next.
-_SLOPES = (1, 1.25, 1.5, 1.75, 2)
+_SLOPES = (2, 1.75, 1.5, 1.25, 1)
 
 #: Rules that are tried: forwards ahead, relative to what equal costs need; patience, as a share of
 #: what the tile idles at the bound; whether forwards yield.
@@ -96,13 +96,14 @@ def zero_bubble(costs, m, limits=None):
 def no_drain(costs, m, virtual, limits=None):
     """Forwards of the next virtual minibatch enter before the one before has left the pipeline.
 
-    A tile updates as soon as it has all weight gradients of a virtual minibatch and goes on with
-    the new weights; it keeps the version before for the sub-minibatches that began with it. So
-    each B and W uses the version of its F, which is at most one behind that of minibatch SGD, and
-    two versions are enough: the forwards of a virtual minibatch begin after the update before last.
+    A whole virtual minibatch uses one version of the weights, one behind that of minibatch SGD
+    (PipeDream-2BW): its forwards begin after the update before last, and what they use is kept for
+    its data gradients. Each tile updates as soon as it has all weight gradients of a virtual
+    minibatch, in the place of the version that these used; so two versions are enough.
 
-    It is 1F1B without an end: the last tile runs one forward ahead, every other tile one more than
-    the next; or up to two more, as links need, until the period is within 0.5 % of its bound.
+    It is 1F1B without an end: tile s of p runs up to 2(p-s) forwards ahead, twice as many as are
+    needed by tiles of equal costs that compute without latencies; fewer if the period then is
+    nearer to its bound, which is so for few sub-minibatches.
 
     Parameters are those of :func:`zero_bubble`, and ``virtual``, the virtual minibatches covered.
     """
@@ -111,12 +112,12 @@ def no_drain(costs, m, virtual, limits=None):
     size = min(m, 2 * costs.tiles)
     target = period_bound(costs, size, limits, versions=2)
     tried = []
-    for slope in _SLOPES:
+    for number, slope in enumerate(_SLOPES):
         found = _period(_steps(size, limits, _MEASURED, slope), costs)
-        tried.append((found, slope))
+        tried.append((found, number))
         if found <= target * _NEAR:
             break
-    return _steps(m, limits, virtual, min(tried)[1])
+    return _steps(m, limits, virtual, _SLOPES[min(tried)[1]])
 
 
 def _limits(name, tiles, limits):
@@ -161,7 +162,7 @@ def _steps(m, limits, virtual, slope):
     """1F1B with ``slope`` forwards more ahead from tile to tile; up to m + 1 ahead no tile needs a
     third version."""
     tiles = len(limits)
-    ahead = [min(m + 1, 1 + ceil(slope * (tiles - 1 - s))) for s in range(tiles)]
+    ahead = [min(m + 1, ceil(slope * (tiles - s))) for s in range(tiles)]
     return pattern("no-drain", m, staircase(ahead, limits), [0] * tiles, virtual=virtual)
 
 

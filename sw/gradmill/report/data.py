@@ -82,7 +82,8 @@ def expectation(trainer):
                 "stochastic": trainer.rounding == "stochastic"}
     placed = (trainer._lowering, trainer._regions, trainer._losses_at) if trainer.memory else None
     resident = not trainer.layer_to_layer
-    expected = (forecast(made, *rest, placed=placed, **rounding) if resident else
+    expected = (forecast(made, *rest, placed=placed, predict_weights=trainer.predict_weights,
+                         **rounding) if resident else
                 forecast_layers(trainer))
     alone = expected.cycles if resident and len(made.spans) == 1 else one_tile_cycles(
         *rest, virtual_minibatch=made.virtual_minibatch, sub_minibatch=made.sub_minibatch,

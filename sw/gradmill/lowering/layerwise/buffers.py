@@ -73,6 +73,7 @@ class LayerBuffers(TileBuffers):
         self.panels = [self._acc.take(self.panel_rows, f"product panel {i}", bank=i * top)
                        for i in range(2)]
         self._sums(linear, inner)
+        self.weights, self.biases = [self.weight], [self.bias]
         self.samples = [self._fp32(f"input samples {k}", rows, linear[0].inputs, inner[k])
                         for k in range(2)]
         self._loss_buffers(linear[part.last].outputs, inner, targets)

@@ -49,7 +49,7 @@ class LayerLowering:
         Stage -> name -> :class:`Region` of master parameters and momentum, in far memory.
     """
 
-    at_once, activations = 1, None
+    at_once, versions, activations = 1, 1, None
 
     def __init__(self, device, stages, size, sub, loss, optimizer, *, boundaries="near",
                  narrow=False, stochastic=False):
