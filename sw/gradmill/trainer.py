@@ -22,6 +22,7 @@ from .memory import FastMemory
 from .memory.activations import activation_memory, boundary, record
 from .nn import MSE, SGD, CrossEntropy, Sequential
 from .planning import lower, one_tile, plan
+from .program_store import ProgramStore
 from .stash import POLICIES, Stash, StashControl, describe_policy, policy_from_description
 from .versions import place_parameters
 
@@ -103,7 +104,7 @@ class Trainer:
         self.history = History()
         self._target = 0         # epoch at which the current fit ends
         self._losses = []        # (samples, loss) of the current epoch
-        self._programs = {}      # (kind, samples, count, ...) -> address of each tile's program
+        self._programs = ProgramStore(device)
         self.layer_to_layer, self.boundaries = layer_to_layer, boundaries
         how = {"narrow": level1 == "bf16", "stochastic": rounding == "stochastic"}
         if layer_to_layer:
@@ -149,15 +150,17 @@ class Trainer:
         stash = self.stashing.current or self.stash
         self.device.write_tables(stash.tables if isinstance(stash, Stash) else ())
         with self._boundary(key[0]):
+            scalars = self._scalars()
             owner, startup = self._parameters.startup(key[0], self._lowering)
             if not self.device.claim(owner):
                 which = owner is self._parameters, self._parameters.parity
-                self._start(("startup", *which), startup, (), None)
+                self._programs.run(("startup", *which), startup, scalars=scalars)
             if key[0] == "train" and self._unknown:
                 record(self._lowering, self.device, key[1], self._regions, self._losses_at,
-                       arguments=arguments, scalars=self._scalars(), step=step)
+                       arguments=arguments, scalars=scalars, step=step)
             else:
-                self._start(key, compile_programs, arguments, step)
+                self._programs.run(key, compile_programs, arguments=arguments, scalars=scalars,
+                                   step=step)
 
     def _boundary(self, kind):
         """Where training stops if far memory fails."""
@@ -169,22 +172,9 @@ class Trainer:
         """The memory manager has not seen the network yet."""
         return self.memory is not None and not self.memory.learned
 
-    def _start(self, key, compile_programs, arguments, step):
-        if key not in self._programs:
-            self._programs[key] = [self._place(program.assemble(), f"{key[0]} program of tile {t}")
-                                   for t, program in enumerate(compile_programs())]
-        self.device.run(self._programs[key], arguments=arguments, scalars=self._scalars(),
-                        step=step)
-
     def _scalars(self):
         return scalar_values(self.optimizer.rate(self.epoch), self.optimizer.momentum,
                              self._parameters.rates)
-
-    def _place(self, code, owner):
-        address = self.device.heap.allocate(len(code), owner)
-        self.device.write_memory(Tier.NEAR, address, np.frombuffer(code, np.uint8),
-                                 cls=Class.COMMAND)
-        return address
 
     def _pack(self, values):
         return pack_batches(values, self.sub_minibatch, self.device.config)
