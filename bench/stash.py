@@ -36,6 +36,18 @@ TASKS = {"digits": ("digits", 12, 0.15), "mnist": ("mnist", 6, 0.1),
 #: Random draws over which gradients are averaged to see their bias, and values for the QSNR.
 DRAWS, VALUES = 16, 1 << 16
 
+
+def _rectified(seed):
+    """Of a Gaussian."""
+    values = np.random.default_rng(seed).standard_normal(VALUES)
+    return np.maximum(values, 0).astype(np.float32)
+
+
+def _fitted(bits):
+    """Table for other values of the same distribution as those of the QSNR."""
+    return gm.codec.fit_table(_rectified(1), bits, block=128)
+
+
 _STOCHASTIC, _DRAWN = {"rounding": "stochastic"}, {"rounding": "stochastic", "draw": True}
 #: Label -> stash; the first one is what all others are compared with.
 ENTRIES = {
@@ -52,6 +64,7 @@ ENTRIES = {
     "outlier(2, 4)/128": gm.Stash("outlier(2, 4)/128"),
     "nonuniform-normal/128, drawn": gm.Stash("nonuniform-normal/128", **_DRAWN),
     "nonuniform-aggressive/128, drawn": gm.Stash("nonuniform-aggressive/128", **_DRAWN),
+    "nonuniform-normal/128, fitted": gm.Stash("nonuniform", table=_fitted(2), block=128),
     "mask+bfp(2)/128, stochastic": gm.Stash("mask+bfp(2)/128", **_STOCHASTIC),
     "bfp(3)/64, stochastic": gm.Stash("bfp(3)/64", **_STOCHASTIC),
     "adaptive": gm.AdaptiveStash(),
@@ -169,8 +182,8 @@ def _qsnr(stash, task, seed):
     """Of a rectified Gaussian, in dB."""
     if not isinstance(stash, gm.Stash):
         return {}
-    x = np.maximum(np.random.default_rng(seed).standard_normal(VALUES), 0).astype(np.float32)
-    stored = gm.codec.encode(stash.format, x, n=CONFIG.n,
+    x = _rectified(seed)
+    stored = gm.codec.encode(stash.format, x, n=CONFIG.n, tables=dict(stash.tables),
                              seed=1 if stash.rounding == "stochastic" else None)
     back = gm.codec.decode(stored, seed=2 if stash.draw else None)
     noise = np.mean((back - x).astype(np.float64) ** 2)

@@ -232,7 +232,7 @@ def _beside_fixed(lines, own):
                                    for s in seeds])
             text.append(f"| {label} | {len(seeds)} | {bits:.3f} | {100 * mine / bits:.0f} % | "
                         f"{mean:+.2f} ± {half:.2f} |")
-    return text
+    return [*text, "", "What adapting saves depends on the format that would have been fixed."]
 
 
 def _range(bits):
