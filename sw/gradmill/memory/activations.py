@@ -95,12 +95,13 @@ class _Chooser:
         """The :class:`Costs` that the manager has measured, stages taking the share ``overlap`` of
         the cycles that they took alone; coded bytes are whole places."""
         manager, stages = self._lowering.activations.manager, range(len(self._lowering.stages))
+        far = self._lowering.activations.far or 0  # unknown: nothing had to leave
         return Costs(
             *(tuple(overlap * times[s] for s in stages)
               for times in (manager.forward, manager.backward)),
             {s: count * manager.place for s, count in self._buffers.items()},
             {s: self._places(s, manager.place) * manager.place for s in self._formats},
-            manager.copy_cycles / manager.place, manager.place)
+            far and 1 / (far.beats * self._lowering.config.beat_bytes), manager.place)
 
     def _places(self, s, place):
         x, lowering = self._lowering.buffers[0].x[0][s], self._lowering
