@@ -64,3 +64,27 @@ def test_copies_beside_loads_and_stores(stall):
         assert (found[tier] == expected[tier]).all(), tier.name
     assert ours == exact
     assert ours["instructions_copy"] == 36
+
+
+def test_blocks_of_256_bytes_use_both_buses_in_both_directions():
+    """A copy from near to far, a load from far and a store to near at the same time."""
+    runs, rows = 120, 256 // CONFIG.run_bytes("fp32", 1)
+    shape = {"kind": Kind.FP32, "run": rows}
+    program = gm.Program(CONFIG)
+    program.copy(**shape, count=runs, mem=0, mem_stride=256, target_tier=Tier.FAR, target=0x8000,
+                 target_stride=256, cls=Class.STASH)
+    program.load(**shape, count0=runs, count1=1, count2=1, tier=Tier.FAR, mem=0, mem_stride0=256,
+                 op0=0, row_stride0=0, cls=Class.DATA)
+    program.store(**shape, count0=runs, count1=1, count2=1, mem=0x8000, mem_stride0=256, op0=64,
+                  row_stride0=0, cls=Class.RESULT)
+    program.halt()
+    with gm.open("verilator", CONFIG, **SIZES) as device:
+        _run(device, program.assemble())
+        counters = device.counters()
+    moved = runs * 256
+    assert [counters[f"near_read_{Class.STASH.name.lower()}_bytes"],
+            counters["far_write_stash_bytes"], counters["far_read_data_bytes"],
+            counters["near_write_result_bytes"]] == [moved] * 4
+    share = moved / CONFIG.beat_bytes / counters["cycles"]
+    print(f"{share:.1%} of the beats in {counters['cycles']} cycles, begin and end included")
+    assert share >= 0.9

@@ -54,7 +54,7 @@ from .common import (
 )
 
 
-__all__ = ["train"]
+__all__ = ["follow", "tell", "train"]
 
 #: Virtual minibatches that the timeline shows.
 _SHOWN = 3
@@ -138,7 +138,7 @@ def train(
                 if compared else None
             stack.callback(decided.cancel)  # nobody waits for a choice that never comes
             trainer = _trainer(job, machine, settings, how, resume and out)
-            _tell(trainer, decided)
+            tell(trainer, decided)
             timeline = _fit(trainer, job, settings, out, resume, f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
             with console.status("the same on the emulator" if compared else "predicting cycles"):
@@ -241,10 +241,17 @@ def _fit(trainer, job, settings, out, resume, title):
     return timeline
 
 
-def _tell(trainer, decided):
+def follow(trainer, decided):
+    """What is chosen for activations is what ``decided``, a future, says: costs on the emulator are
+    not those of the RTL."""
+    if trainer.memory and trainer.activations.chooser:
+        trainer.activations.chooser.choose = lambda *_: decided.result()
+
+
+def tell(trainer, decided):
     """What is chosen for activations is the result of ``decided``."""
-    chooser = trainer.memory and trainer.activations.chooser
-    if chooser:
+    if trainer.memory and trainer.activations.chooser:
+        chooser = trainer.activations.chooser
         choose = chooser.choose
 
         def choose_and_tell(*arguments):
@@ -262,8 +269,7 @@ def _on_emulator(job, config, settings, how, decided):
     with open_device("emulator", config) as machine:
         def fit(go_on):
             reference = _trainer(fresh, machine, settings, how, None)
-            if reference.memory and reference.activations.chooser:
-                reference.activations.chooser.choose = lambda *_: decided.result()
+            follow(reference, decided)
             reference.fit(job.x, job.y, epochs=settings["epochs"], on_step=go_on,
                           validation_data=(job.x_test, job.y_test))
             return reference, expectation(reference)

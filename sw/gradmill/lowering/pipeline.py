@@ -147,6 +147,10 @@ class Lowering:
         return self._programs(order, batch, count, steps, kind, self.loss, self.optimizer,
                               regions, result)
 
+    def forget(self):
+        """The next programs are made anew: what happens to activations has changed."""
+        self._interleavings.clear()
+
     def record(self, size, regions, result, recorder):
         """Train a first virtual minibatch of ``size`` samples, its first sub-minibatch piece by
         piece."""

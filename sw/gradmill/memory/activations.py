@@ -91,14 +91,17 @@ class _Chooser:
         self._lowering, self._buffers = lowering, buffers
         self._formats = {s: entry for s, entry in candidates.items() if s in buffers}
 
-    def costs(self):
-        """The :class:`Costs` that the manager has measured; coded bytes are whole places."""
+    def costs(self, overlap):
+        """The :class:`Costs` that the manager has measured, stages taking the share ``overlap`` of
+        the cycles that they took alone; coded bytes are whole places."""
         manager, stages = self._lowering.activations.manager, range(len(self._lowering.stages))
+        far = self._lowering.activations.far or 0  # unknown: nothing had to leave
         return Costs(
-            tuple(manager.forward[s] for s in stages), tuple(manager.backward[s] for s in stages),
+            *(tuple(overlap * times[s] for s in stages)
+              for times in (manager.forward, manager.backward)),
             {s: count * manager.place for s, count in self._buffers.items()},
             {s: self._places(s, manager.place) * manager.place for s in self._formats},
-            manager.copy_cycles / manager.place, manager.place)
+            far and 1 / (far.beats * self._lowering.config.beat_bytes), manager.place)
 
     def _places(self, s, place):
         x, lowering = self._lowering.buffers[0].x[0][s], self._lowering
@@ -106,11 +109,11 @@ class _Chooser:
                    for m in range(1, lowering.sub + 1))
         return blocks(most, place)
 
-    def decide(self):
+    def decide(self, overlap):
         """Choose, and let the next programs do so."""
         memory, stages = self._lowering.activations, len(self._lowering.stages)
         manager = memory.manager
-        self.known = self.costs(), manager.high * manager.place
+        self.known = self.costs(overlap), manager.high * manager.place
         choice = memory.choice = self.choose(*self.known)
         by_way = {way: [s for s, own in choice.decisions.items() if own is way] for way in Decision}
         end = manager.base + manager.count * manager.place
@@ -195,7 +198,17 @@ def foresee(lowering, size, regions, result, far):
 def _learn(lowering, execute, size, regions, result):
     lowering.record(size, regions, result, Recorder(lowering, execute))
     if lowering.activations.chooser:
-        lowering.activations.chooser.decide()
+        lowering.activations.chooser.decide(_overlap(lowering, size, regions, result))
+        lowering.forget()
+
+
+def _overlap(lowering, size, regions, result):
+    """Cycles of a sub-minibatch, as the cycle model expects them with memories that do not keep it
+    waiting, over those that its pieces took one after the other."""
+    manager = lowering.activations.manager
+    (program,) = lowering.train(size, 1, (0, 0), regions, result)
+    whole = predict([program], lowering.config).cycles / len(lowering.batch("train", size).rows)
+    return min(1.0, whole / sum([*manager.forward.values(), *manager.backward.values()]))
 
 
 @contextmanager

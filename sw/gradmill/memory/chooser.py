@@ -8,7 +8,8 @@ cycles: forward F, of which the first stage f; backward B, of which the last sta
 which what does not fit crosses to far memory, and again as many in which it comes back; R cycles of
 stages that are computed again. An activation is computed again from the nearest earlier one that is
 stored as it is, or from the samples. Of what is stored as it is, the oldest leave: they are needed
-last, and how many bytes leave does not depend on which.
+last, and how many bytes leave does not depend on which. Where some leave, coded ones let a whole
+activation have room on its way.
 """
 
 from dataclasses import dataclass
@@ -119,6 +120,8 @@ def evaluate(costs, fast, ways):
     if room < (max(need, costs.least) if raw else 0):
         return None
     excess = max(0, sum(costs.sizes[s] for s in raw) - room)
+    if excess and coded and room < max(costs.sizes.values()):
+        return None
     leaving, left = {}, excess
     for s in raw:
         if left > 0:

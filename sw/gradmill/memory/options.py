@@ -18,7 +18,8 @@ class FastMemory:
     Parameters
     ----------
     size : int or str
-        Bytes, or a percentage of what all hidden activations of a sub-minibatch take.
+        Bytes, or a percentage of what the hidden activations of a sub-minibatch take that wait for
+        backward: all but the last one, unless that has a stash format.
     high, low : float
         In the first sub-minibatch, which is recorded, activations leave for far memory when more
         than the share ``high`` of the fast memory would be taken, until it is at most ``low``.

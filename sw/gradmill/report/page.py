@@ -70,15 +70,16 @@ def _pictures(report, timeline):
         made["array"] = figures.array(pipeline["tiles"])
     if (report.get("stashing") or {}).get("bits"):
         made["bits"] = figures.bits(report["stashing"])
-    fast = pipeline["fast_memory"]
-    if fast and timeline:
-        made["tiers"] = figures.tiers(timeline, fast["fast_bytes"])
     count = pipeline["sub_minibatches"]
     starts = timeline.starts(count) if timeline else []
     if starts:
         last = starts[-1] if starts[1:] else max(span.end for span in timeline.spans)
         made["stages"] = figures.stages(timeline, count)
-        made["units"] = figures.units(timeline, starts[-2] if starts[1:] else starts[0], last)
+        shown = starts[-2] if starts[1:] else starts[0], last
+        made["units"] = figures.units(timeline, *shown)
+        if pipeline["fast_memory"]:
+            made["tiers"] = figures.tiers(timeline.between(*shown),
+                                          pipeline["fast_memory"]["fast_bytes"])
         made["stash"] = figures.stash(timeline, pipeline["tiles"], pipeline["bounds"], starts[0])
     return made
 
