@@ -89,6 +89,8 @@ CASES = [
     ((4, 4, 4, 4), 5, 5, 15),
     ((8, 24, 16, 2), 11, 2, 40),
     ((10, 10, 10, 10, 10, 10, 10), 40, 5, 90),
+    ((9, 12, 7, 5), 12, 5, 26),   # the last virtual minibatch is shorter than a sub-minibatch
+    ((9, 12, 7, 5), 12, 12, 13),
 ]
 OPTIONS = [
     {}, {"boundaries": "far", "mse": True, "rounding": "stochastic"},
@@ -221,7 +223,7 @@ def test_what_the_report_measures():
         span(Queue.MATRIX, 140, 200, 1, Work.DATA_GRADIENT),
         span(Queue.VECTOR, 180, 220, 1, Work.UPDATE, Opcode.VECTOR),
     ]
-    assert beside_backward(spans) == (40 / 120, 30 / 120)
+    assert beside_backward(spans) == (60 / 120, 50 / 120)
     assert waits_for_weights(spans) == 30 / 220
     assert beside_backward([]) is None and waits_for_weights([]) is None
 
