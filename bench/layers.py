@@ -3,7 +3,7 @@
 Predicted by the cycle model for L layers and several speeds of far memory, and measured on the RTL
 for the shallow ones. Stall: cycles beyond those with a far memory that takes no time. Load over
 run: cycles in which far memory delivers what a layer loads in backward, over those in which the
-array takes rows of one sub-minibatch then; a group should be longer than that.
+array takes rows of one sub-minibatch then; a group should be twice that.
 """
 
 import numpy as np
@@ -23,12 +23,14 @@ WIDTH, SUB = 32, 8
 SPEEDS = 1.0, 0.5, 0.25
 #: Layers and sub-minibatches of a group.
 CASES = ((4, 2), (4, 4), (4, 8), (16, 2), (16, 4), (16, 8), (64, 4))
+#: Layers, and groups around load over run.
+AROUND = 8, (1, 2, 3, 4, 5, 6, 7)
 #: Layers and group of the runs on the RTL.
 MEASURED = ((4, 4), (16, 4), (16, 8))
 
 
 def run(console):
-    """Print both tables."""
+    """Print the tables."""
     table = Table(title=f"layers {WIDTH} x {WIDTH}, M = {SUB}, n = {CONFIG.n}, tensor memory of "
                         f"{CONFIG.tensor_rows} rows: one virtual minibatch, cycle model")
     for column in ("L", "B/M", "weights / tensor memory", "rows for weights", "downloaded / |W|",
@@ -39,6 +41,7 @@ def run(console):
     console.print(table)
     console.print("Stall at 1.0, 0.5, 0.25 beats a cycle of far memory; load over run there: "
                   + ", ".join(f"{_ratio(speed):.2f}" for speed in SPEEDS))
+    console.print(_around())
     table = Table(title="the same on the RTL, far memory at a beat a cycle in each direction")
     for column in ("L", "B/M", "cycles", "predicted", "waits for weights",
                    "updates beside backward", "beside products"):
@@ -46,6 +49,27 @@ def run(console):
     for count, group in MEASURED:
         table.add_row(str(count), str(group), *_measured(count, group))
     console.print(table)
+
+
+def _around():
+    """Stall against the group."""
+    count, groups = AROUND
+    table = Table("far memory, beats a cycle", *map(str, groups),
+                  title=f"stall of L = {count} by B/M (and B/M over load over run)")
+    programs = []
+    for group in groups:
+        with gm.open("emulator", CONFIG) as device:
+            programs.append(_program(_trainer(device, count, group)))
+    for speed in SPEEDS[1:]:
+        table.add_row(str(speed), *(f"{_stall(program, speed):.1%} ({group / _ratio(speed):.1f})"
+                                    for group, program in zip(groups, programs, strict=True)))
+    return table
+
+
+def _stall(program, speed):
+    """Cycles beyond those with a far memory that takes no time, as a share."""
+    ideal = predict([program], CONFIG, far=Memory(latency=0, beats=1e9)).cycles
+    return predict([program], CONFIG, far=Memory(beats=speed)).cycles / ideal - 1
 
 
 def _trainer(device, count, group):
@@ -67,12 +91,11 @@ def _predicted(count, group):
         program, lowering = _program(trainer), trainer._lowering
     rows = [w.extent for w in lowering.buffers[0].weight.values()]
     whole = lowering.weight_bytes(range(count))
-    ideal = predict([program], CONFIG, far=Memory(latency=0, beats=1e9)).cycles
-    cycles = [predict([program], CONFIG, far=Memory(beats=speed)).cycles for speed in SPEEDS]
+    cycles = predict([program], CONFIG).cycles
     array = group * (3 * count - 1) * _product()
     return (f"{sum(rows) / CONFIG.tensor_rows:.1f}", str(weight_rows(program, CONFIG)),
-            f"{downloads(program, CONFIG) / whole:.3f}", f"{cycles[0]:,}",
-            f"{array / cycles[0]:.1%}", *(f"{one / ideal - 1:.1%}" for one in cycles))
+            f"{downloads(program, CONFIG) / whole:.3f}", f"{cycles:,}",
+            f"{array / cycles:.1%}", *(f"{_stall(program, speed):.1%}" for speed in SPEEDS))
 
 
 def _product():

@@ -45,5 +45,5 @@ class DeviceError(GradmillError):
 
 
 class FarMemoryError(DeviceError):
-    """Far memory failed in training. Parameters, momentum and position are those
-    of the boundary before the virtual minibatches of that start, so that training can go on."""
+    """Far memory failed in training. Parameters, momentum and position are those of the boundary
+    before the virtual minibatches of that start, so that training can go on."""

@@ -63,8 +63,9 @@ def downloads(program, config):
 
 
 def beside_backward(spans):
-    """Of the cycles in which the vector unit updates a layer: ``(share while another layer is in
-    its backward pass, share while the array has a product of that pass)``."""
+    """Of the cycles in which the vector unit updates a layer: ``(share while a layer is in its
+    backward pass, share while the array has a product of that pass)``. The layer is another one,
+    but for the first, which is updated beside the rest of its own."""
     passes, products = {}, {}
     for span in spans:
         if span.queue is Queue.MATRIX and span.work in (Work.DATA_GRADIENT, Work.WEIGHT_GRADIENT):
@@ -75,8 +76,7 @@ def beside_backward(spans):
                if span.queue is Queue.VECTOR and span.work is Work.UPDATE]
     total = sum(span.end - span.start for span in updates)
     return tuple(sum(
-        _covered(span.start, span.end, [interval for layer, found in of.items()
-                                        if layer != span.layer for interval in found])
+        _covered(span.start, span.end, [interval for found in of.values() for interval in found])
         for span in updates) / total for of in (passes, products)) if total else None
 
 

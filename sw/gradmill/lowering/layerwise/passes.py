@@ -12,6 +12,9 @@ the first two, updated in place, to the next virtual minibatch.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from operator import itemgetter
 
 from gradmill_hw.isa import Class, Kind, Opcode
 
@@ -98,18 +101,25 @@ class _Passes:
         del self.emit.code[start:]
         return code
 
-    def run_pass(self, layer, subs, load, *work):
+    def parts(self, layer, work, *arguments):
+        """The same of a call that may yield between its parts, as a list of them."""
+        found, start, self.emit.layer = [], len(self.emit.code), layer
+        for _ in chain(work(*arguments) or (), (None,)):
+            found.append(self.emit.code[start:])
+            del self.emit.code[start:]
+        return found
+
+    def run_pass(self, layer, subs, load, work):
         """Append a pass over sub-minibatches ``subs`` and return the numbers of its places, the
-        first of them before it; ``load`` and each part of the ``work`` are called with layer,
-        sub-minibatch, set and samples."""
+        first of them before it; ``load`` and ``work`` are called with layer, sub-minibatch, set and
+        samples."""
         first = len(self._places) - 1
         for j in subs:
             element, register = self.bases.random
             self.emit.place = element + j * self.buffers.random_rows, register
             rest = layer, j, len(self._slots) % 2, self.batch.rows[j]
             self._append(_Slot(self.piece(layer, load, *rest),
-                               [self.piece(layer, part, *rest) for part in work],
-                               alone=len(subs) == 1))
+                               self.parts(layer, work, *rest), alone=len(subs) == 1))
         return range(first, len(self._places))
 
     def _append(self, slot):
@@ -222,12 +232,12 @@ class Train(_Passes):
                 self.fetch(s + 1, places)
         places = self.run_pass(self.last, subs, self._load_turn, self._turn)
         for s in reversed(range(self.last)):
-            places = self.run_pass(s, subs, self._load_backward, self._data_gradient,
-                                   self._parameter_gradients)
-            updated = self._update(s + 1, places[1:])
+            places = self.run_pass(s, subs, self._load_backward, self._backward)[1:]
+            taken = self._spread(s + 1, places)
+            self._update(s + 1, taken)
             if s >= 1:
-                self._fetch_updated(s - 1, s + 1, updated, places[1:])
-        self._update(0, places[-1:])
+                self._fetch_updated(s - 1, s + 1, taken, places)
+        self._update(0, self._behind_chunks(places))
         self._places[-1] += self.piece(0, self._store_loss)
         return self.woven()
 
@@ -252,53 +262,73 @@ class Train(_Passes):
         self.begin(s, k, m)
         emit.forward(s, k, 0, m, pad=int(not isinstance(self._loss, MSE)))
         losses.gradient(emit, self._loss, k, k, m, self.batch.size)
-        self._data_gradient(s, j, k, m)
-        self._parameter_gradients(s, j, k, m)
+        for _ in self._backward(s, j, k, m):
+            pass
         losses.add_loss(emit, self._loss, k, m, first=j == 0)
 
     def _load_backward(self, s, j, k, m):
         for load in (self.memory.gradient, self.memory.inputs, self.memory.signs):
             load(self.emit, Opcode.LOAD, s, j, k, m)
 
-    def _data_gradient(self, s, j, k, m):
-        """Of the layer's input, which goes to memory."""
+    def _backward(self, s, j, k, m):
+        """Gradients of the layer's input, which goes to memory, and of its parameters, into their
+        sums. Parts: the two; of the first layer, each chunk of the weight gradient."""
+        emit, first = self.emit, j == 0
         if s:
-            self.emit.data_gradient(s, k, k, 0, m)
-            self.memory.gradient(self.emit, Opcode.STORE, s - 1, j, k, m)
-
-    def _parameter_gradients(self, s, j, k, m):
-        """Of its parameters, into their sums."""
-        for _ in self.emit.weight_gradient(s, k, k, m, first=j == 0):
-            pass
-        self.emit.bias_gradient(s, k, m, first=j == 0)
+            emit.data_gradient(s, k, k, 0, m)
+            self.memory.gradient(emit, Opcode.STORE, s - 1, j, k, m)
+            yield
+        last = self.buffers.weight_grad[s][-1][0]
+        for column, _ in emit.weight_gradient(s, k, k, m, first=first):
+            if s == 0 and column != last:
+                yield
+        emit.bias_gradient(s, k, m, first=first)
 
     # update -----------------------------------------------------------------------------------
 
+    def _spread(self, layer, places):
+        """Of ``places``, one for each of the pieces of :meth:`arriving`; the last two are left for
+        the layer that comes into the buffer."""
+        pieces = len(self.buffers.portions(layer)) + (layer in self.buffers.bias)
+        span = max(1, len(places) - 2)
+        return [places[i * span // pieces] for i in range(pieces)]
+
+    def _behind_chunks(self, places):
+        """For each piece of the first layer, whose update no other pass follows, the place behind
+        the last chunk of its gradient."""
+        chunks = self.buffers.weight_grad[0]
+        if not self.last:  # the turn has one part
+            chunks = chunks[-1:]
+        behind = places[-len(chunks):]
+        ends = [first + grad.blocks for first, grad in chunks]
+        found = [behind[-1]] if 0 in self.buffers.bias else []
+        for first, count in self.buffers.portions(0):
+            found.append(next(place for place, end in zip(behind, ends, strict=True)
+                              if first + count <= end))
+        return found
+
     def _update(self, layer, places):
-        """Update ``layer`` in ``places``; returns those behind which each of the pieces of
-        :meth:`arriving` is free."""
-        regions, pieces = self.regions[layer], []
+        """Update ``layer``, each of the pieces of :meth:`arriving` in its place."""
+        steps = [partial(self._weight_step, layer, *span) for span in self.buffers.portions(layer)]
         if layer in self.buffers.bias:
-            pieces.append(self.piece(layer, update_bias, self.emit, layer, regions,
-                                     self._momentum))
-        for first, count in self.buffers.portions(layer):
-            grad = self.buffers.grad[layer].from_block(first, count)
-            code = self.piece(layer, update_weight, self.emit, layer, first, grad, regions,
-                              self._momentum, cls=Class.OPTIMIZER)
-            *code, master = code
-            # The form that products use goes first: the next layer waits for its place.
-            pieces.append([*code, *self.piece(layer, self.memory.weight, self.emit, Opcode.STORE,
-                                              layer, first, count), master])
-        # The last place is left for the layer that comes into the buffer.
-        span = max(1, len(places) - 1)
-        taken = [places[i * span // len(pieces)] for i in range(len(pieces))]
-        for code, place in zip(pieces, taken, strict=True):
-            self._place_step(code, place)
-        return taken
+            steps.insert(0, partial(self.piece, layer, update_bias, self.emit, layer,
+                                    self.regions[layer], self._momentum))
+        for place, step in sorted(zip(places, steps, strict=True), key=itemgetter(0)):
+            self._place_step(step(), place)
+
+    def _weight_step(self, layer, first, count):
+        """Instructions that update and store a portion of the weights."""
+        grad = self.buffers.grad[layer].from_block(first, count)
+        *code, master = self.piece(layer, update_weight, self.emit, layer, first, grad,
+                                   self.regions[layer], self._momentum, cls=Class.OPTIMIZER)
+        # The form that products use goes first: the next layer waits for its place.
+        return [*code, *self.piece(layer, self.memory.weight, self.emit, Opcode.STORE, layer,
+                                   first, count), master]
 
     def _place_step(self, code, place):
         """Put a piece of an update in a place, its loads some places earlier, as soon as there is
-        an optimizer panel."""
+        an optimizer panel. Steps take the panels in turn: none comes before an earlier one."""
+        place = max([place, *self._steps[-1:]])
         panels = len(self.buffers.optimizer)
         free = self._steps[-panels] + 1 if len(self._steps) >= panels else 0
         loads = [one for one in code if one[0] is Opcode.LOAD]
