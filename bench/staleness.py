@@ -1,6 +1,10 @@
-"""Late gradients, and what weight prediction buys: digits on the emulator, paired seeds."""
+"""Late gradients: what they gain in time, what they cost, and what weight prediction buys.
+
+Cycles are those of the cycle model; losses and accuracies are of the emulator, with paired seeds.
+"""
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,11 @@ from rich.table import Table
 
 import gradmill as gm
 from gradmill.datasets import load_task
+from gradmill.forecast import forecast
+from gradmill.planning import plan
 from gradmill.report.style import drawing
+
+from .pipeline import SUB, WIDTHS
 
 
 SEEDS, EPOCHS = range(3), 4
@@ -27,10 +35,40 @@ SCHEDULES = {
 #: Memories for such sub-minibatches.
 MACHINE = TILE.replace(tensor_rows=32768, acc_rows=32768, mask_rows=16384)
 PICTURE = Path("build/bench/staleness.svg")
+#: Tiles and sub-minibatches for which cycles are predicted.
+TILES, COUNTS = 4, (2, 4, 8, 16)
 
 
 def run(console):
-    """Print training loss and test accuracy by learning rate and schedule, and draw them."""
+    """Print cycles, losses and accuracies by schedule; draw the accuracies."""
+    console.print(_cycles())
+    console.print(_accuracies(console))
+
+
+def _cycles():
+    """Table of the cycles of a virtual minibatch in steady state."""
+    table = Table(title=f"MLP {'-'.join(map(str, WIDTHS))} on {TILES} tiles, M = {SUB}: cycles of "
+                        "a virtual minibatch in steady state, by the cycle model")
+    for column in ("sub-minibatches", "zero-bubble", *list(SCHEDULES)[1:]):
+        table.add_column(column, justify="right")
+    for count in COUNTS:
+        table.add_row(str(count), *(f"{_period(count, **options):,.0f}" for options in (
+            {"schedule": "zero-bubble"}, *(options for options, _ in SCHEDULES.values() if options)
+        )))
+    return table
+
+
+def _period(count, schedule, **options):
+    config = TILE.replace(tiles=TILES)
+    layers = [layer for pair in pairwise(WIDTHS) for layer in (gm.Linear(*pair), gm.ReLU())]
+    model, rest = gm.Sequential(*layers[:-1]), (gm.CrossEntropy(), gm.SGD(lr=0.1, momentum=0.9))
+    made = plan(model, config, virtual_minibatch=count * SUB, sub_minibatch=SUB, schedule=schedule,
+                loss=rest[0], optimizer=rest[1])
+    return forecast(made, model, config, *rest, **options).cycles
+
+
+def _accuracies(console):
+    """Table of training loss and test accuracy, after they have been drawn."""
     found = {(label, rate): [measure(seed, rate, options) for seed in SEEDS]
              for rate in track(RATES, "learning rates", console=console)
              for label, (options, _) in SCHEDULES.items()}
@@ -41,8 +79,8 @@ def run(console):
         table.add_column(column, justify="right")
     for rate in RATES:
         table.add_row(f"{rate:g}", *(_cell(found[label, rate]) for label in SCHEDULES))
-    console.print(table)
     console.print(f"picture {_draw(found)}", highlight=False)
+    return table
 
 
 def measure(seed, rate, options):

@@ -7,6 +7,7 @@ import gradmill as gm
 from gradmill.data import epoch_order
 from gradmill.forecast import forecast
 from gradmill.gradient_probe import gradients
+from gradmill.lowering.sets import received
 from gradmill.planning import plan
 from gradmill_hw.config import TILE, ConfigError
 from gradmill_hw.numeric import fp32_model
@@ -128,10 +129,10 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize("predict", [False, True], ids=["late", "predicted"])
-@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+@pytest.mark.parametrize("stop", [1, 3, 5, 6])
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop, predict):
-    """Of five virtual minibatches an epoch, with checkpoints after each; the learning rate changes
-    between two versions."""
+    """With a checkpoint after each of four virtual minibatches an epoch: after five, the two
+    versions were made with different learning rates."""
     widths, size, sub, tiles, count = CASES[3]
     x, y = samples(widths, count)
 
@@ -184,6 +185,20 @@ def test_two_versions_take_more_room():
     model, tight = network((9, 24, 64, 5)), TILE.replace(tiles=3, tensor_rows=512)
     with pytest.raises(ConfigError, match=r"fit.*What fits: schedule='zero-bubble', tiles=3, "):
         plan(model, tight, schedule="no-drain", virtual_minibatch=96, sub_minibatch=8)
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_sets_do_not_grow_with_the_virtual_minibatch(room, monkeypatch):
+    """Even if there is room for more of them."""
+    monkeypatch.setattr("gradmill.lowering.pipeline.received", lambda *order: [
+        (x + room, dy + room) for x, dy in received(*order)])
+    tiles, most = 3, []
+    for count in (2 * tiles, 8 * tiles):
+        with gm.open("emulator", TILE.replace(tiles=tiles)) as device:
+            run(device, (8, 8, 8, 4), 2 * count, 2, 6 * count, epochs=1)
+            most.append([device.stash(tile)[1] for tile in device.tiles])
+            assert {device.stash(tile)[0] for tile in device.tiles} == {0}
+    assert most[0] == most[1] == [2 * (tiles - s) for s in range(tiles)]
 
 
 @pytest.mark.parametrize(("tiles", "count"), [(2, 4), (4, 8)])
