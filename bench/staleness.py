@@ -22,7 +22,7 @@ from .pipeline import SUB, WIDTHS
 
 
 SEEDS, EPOCHS = range(3), 4
-RATES = 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4
+RATES = 0.025, 0.1, 0.2, 0.4
 #: Virtual minibatch, and sub-minibatch: gradients are late by an update whatever M.
 SIZE = 64
 #: Label -> options of the trainer, look of the line. One tile: the bits do not depend on tiles.
