@@ -11,8 +11,8 @@ from ..stash import describe_policy
 from .tiers import measured
 
 
-__all__ = ["GROUPED", "differences", "expectation", "layer_names", "parameters", "performance", "pipeline",
-           "speedup", "stashing", "write_report"]
+__all__ = ["GROUPED", "differences", "expectation", "layer_names", "parameters", "performance",
+           "pipeline", "speedup", "stashing", "write_report"]
 
 
 #: Instructions that move several buffers at once, and the bytes of the programs that hold them.
