@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..backends import open_device
@@ -26,7 +25,6 @@ from ..report import (
     write_report,
 )
 from ..stash import HELP, parse_stash
-from ..timeline import record
 from ..trainer import Trainer
 from .beside import beside
 from .common import (
@@ -52,6 +50,7 @@ from .common import (
     numbers,
     sgd,
 )
+from .fit import fit
 
 
 __all__ = ["follow", "tell", "train"]
@@ -139,7 +138,8 @@ def train(
             stack.callback(decided.cancel)  # nobody waits for a choice that never comes
             trainer = _trainer(job, machine, settings, how, resume and out)
             tell(trainer, decided)
-            timeline = _fit(trainer, job, settings, out, resume, f"{task} on {device.value}")
+            timeline = fit(trainer, job, epochs=settings["epochs"], folder=out, resume=resume,
+                           title=f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
             with console.status("the same on the emulator" if compared else "predicting cycles"):
                 other, expected = reference() if reference else (None, expectation(trainer))
@@ -198,47 +198,6 @@ def _trainer(job, machine, settings, how, folder):
                    optimizer=sgd(settings),
                    virtual_minibatch=settings["virtual_minibatch"],
                    sub_minibatch=settings["sub_minibatch"], **how)
-
-
-def _fit(trainer, job, settings, out, resume, title):
-    """Train; returns the :class:`Timeline` of the first start of a device that has a clock, or of
-    the second if the memory manager learns in the first."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
-    with ExitStack() as recording, Progress(*columns, console=console) as progress:
-        clocked = hasattr(trainer.device, "record_activity")
-        timeline = None
-
-        def begin():
-            if clocked and out:
-                return recording.enter_context(record(trainer.device))
-
-        if trainer.memory is None:
-            timeline = begin()
-        last = settings["epochs"]
-        bar = progress.add_task(title, total=None, state="")
-
-        def on_step(running, batch, batches):
-            nonlocal timeline
-            if timeline is None:
-                timeline = begin()
-            else:
-                recording.close()
-            history = running.history
-            state = f"epoch {running.epoch + 1}/{last}"
-            if history.validation:
-                state += (f"  loss {history.train_loss[-1]:.3f}"
-                          f"  test {history.validation[-1]['accuracy']:.1%}")
-            progress.update(bar, total=last * batches,
-                            completed=running.epoch * batches + batch + 1, state=state)
-
-        rest = {"validation_data": (job.x_test, job.y_test), "on_step": on_step,
-                "checkpoint": out / "checkpoint"}
-        if resume:
-            trainer.resume(job.x, job.y, **rest)
-        else:
-            trainer.fit(job.x, job.y, epochs=last, **rest)
-    return timeline
 
 
 def follow(trainer, decided):
