@@ -10,10 +10,16 @@ __all__ = ["ProgramStore"]
 
 
 class ProgramStore:
-    """Programs for the tiles of ``device``, by key."""
+    """Programs for the tiles of ``device``, by key; iterates over the keys of those compiled."""
 
     def __init__(self, device):
         self._device, self._addresses = device, {}
+
+    def __iter__(self):
+        return iter(self._addresses)
+
+    def __len__(self):
+        return len(self._addresses)
 
     def run(self, key, compile_programs, **options):
         """Run the programs called ``key``, one for each tile; ``compile_programs()`` gives them at
