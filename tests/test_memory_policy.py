@@ -1,6 +1,7 @@
 """What a policy chooses for activations is what the device does, bit for bit."""
 
 from concurrent.futures import Future
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 import gradmill as gm
 from bench.memory import CODEC, CONFIG, network
 from gradmill.cli import app
+from gradmill.cli.common import console
 from gradmill.cli.train import follow, tell
 from gradmill.memory.chooser import Decision, evaluate
 
@@ -96,9 +98,10 @@ def test_the_emulator_follows_what_the_device_chose():
 
 
 def plan(*arguments, code=0):
-    result = CliRunner(env={"COLUMNS": "140", "TERM": "dumb"}).invoke(
-        app, ["plan", "digits", "--config", "tile", "--hidden", "24,24,24,24", "-B", "32", "-M",
-              "16", "--fast-memory", "34%", *arguments])
+    with patch.object(console, "_width", 140):
+        result = CliRunner().invoke(
+            app, ["plan", "digits", "--config", "tile", "--hidden", "24,24,24,24", "-B", "32", "-M",
+                  "16", "--fast-memory", "34%", *arguments])
     assert result.exit_code == code, result.output
     return result.output
 
