@@ -56,6 +56,7 @@ def test_idle_cycles_have_a_cause():
 
 
 @pytest.mark.rtl
+@pytest.mark.long
 def test_the_rtl_holds_what_the_manager_planned(tmp_path):
     rng = np.random.default_rng(1)
     widths = (8, *[16] * 6, 4)
