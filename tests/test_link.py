@@ -126,7 +126,8 @@ def test_full_rate(stages):
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize(("config", "stages"), [("nano", (0, 0)), ("tile", (3, 1))])
+@pytest.mark.parametrize(("config", "stages"), [
+    ("nano", (0, 0)), pytest.param("tile", (3, 1), marks=pytest.mark.long)])
 def test_rtl(tmp_path, config, stages):
     dut = Loop(get_config(config), there=stages[0], back=stages[1])
     run_bench(dut, "tb.tb_link", tmp_path, config=config, phases=4)

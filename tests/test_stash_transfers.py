@@ -33,6 +33,8 @@ CONFIGS = {
     "sim": CODEC,
     "card": CARD,
 }
+#: All of them in `make regress`.
+MOST = [pytest.param(name, marks=pytest.mark.long) if name == "sim" else name for name in CONFIGS]
 
 
 def numbers(rng, config, rows):
@@ -75,7 +77,7 @@ def store_all(config, commands, memory, state):
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", MOST)
 def test_random_stores(name, stall):
     config, rng = CONFIGS[name], random.Random(f"{name} {stall}")
     memory, state = new_memory(rng), new_state(config, rng)
@@ -92,7 +94,7 @@ def test_random_stores(name, stall):
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", MOST)
 def test_random_loads(name, stall):
     config, rng = CONFIGS[name], random.Random(f"{name} {stall}")
     memory, state = new_memory(rng), new_state(config, rng)
@@ -117,7 +119,7 @@ def test_random_loads(name, stall):
         assert set(bench.written[Kind.BFP]) == touched
 
 
-@pytest.mark.parametrize("name", ["sim", "card"])
+@pytest.mark.parametrize("name", ["sim", pytest.param("card", marks=pytest.mark.long)])
 def test_many_formats_there_and_back(name):
     """A long run of each, all through one unit without a pause."""
     config, rng = CONFIGS[name], random.Random(name)
