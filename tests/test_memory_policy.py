@@ -1,6 +1,8 @@
 """What a policy chooses for activations is what the device does, bit for bit."""
 
-from concurrent.futures import Future
+from concurrent.futures import CancelledError
+from itertools import count
+from queue import SimpleQueue
 from unittest.mock import patch
 
 import numpy as np
@@ -81,20 +83,26 @@ def test_measured_costs_decide():
     assert Decision.offload in trainer.activations.choice.decisions.values(), "copies hide"
 
 
-def test_the_emulator_follows_what_the_device_chose():
+@pytest.mark.parametrize("fast", [chosen("35%"), "35%"])
+def test_the_emulator_follows_what_the_device_measured(fast):
     """As `gradmill train` on the RTL does, which compares all counters."""
-    decided = Future()
-    ways = {s: "recompute" if s in (2, 5) else "store" for s in range(1, 8)}
+    times, pieces = SimpleQueue(), count()
 
-    def prepare(trainer):
-        trainer.activations.chooser.choose = lambda costs, room: evaluate(costs, room, ways)
-        tell(trainer, decided)
+    def measure(trainer):
+        tell(trainer, times)
+        clock = trainer.activations.clock
+        trainer.activations.clock = lambda cycles: clock(cycles * (1 + 5 * (next(pieces) % 3)))
 
-    found, counters, trainer, _ = train(prepare, fast=chosen("35%"), last=2)
-    again, theirs, other, _ = train(lambda reference: follow(reference, decided),
-                                    fast=chosen("35%"), last=2)
+    found, counters, trainer, _ = train(measure, fast=fast, last=2)
+    alone, _, own, _ = train(fast=fast, last=2)
+    assert found == alone and trainer.memory.describe() != own.memory.describe()
+    times.put(None)
+    again, theirs, other, _ = train(lambda reference: follow(reference, times), fast=fast, last=2)
     assert (found, counters) == (again, theirs)
-    assert decided.result() is other.activations.choice is trainer.activations.choice
+    assert other.memory.describe() == trainer.memory.describe()
+    assert other.activations.choice == trainer.activations.choice
+    with pytest.raises(CancelledError):
+        train(lambda reference: follow(reference, times), fast=fast, last=2)
 
 
 def plan(*arguments, code=0):

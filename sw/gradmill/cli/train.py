@@ -1,10 +1,11 @@
 """``gradmill train``: a run with its report."""
 
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Annotated
 
 import typer
@@ -132,12 +133,12 @@ def train(
             machine = stack.enter_context(open_device(device.value, sizes, **options))
             ready = time.perf_counter()
             compared = check and device is Backend.verilator and not resume
-            decided: Future = Future()  # what the device's memory policy chose
-            reference = stack.enter_context(_on_emulator(job, sizes, settings, how, decided)) \
+            times: SimpleQueue = SimpleQueue()  # that the device's memory manager measures
+            reference = stack.enter_context(_on_emulator(job, sizes, settings, how, times)) \
                 if compared else None
-            stack.callback(decided.cancel)  # nobody waits for a choice that never comes
+            stack.callback(times.put, None)  # nobody waits for a time that never comes
             trainer = _trainer(job, machine, settings, how, resume and out)
-            tell(trainer, decided)
+            tell(trainer, times)
             timeline = fit(trainer, job, epochs=settings["epochs"], folder=out, resume=resume,
                            title=f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
@@ -200,35 +201,38 @@ def _trainer(job, machine, settings, how, folder):
                    sub_minibatch=settings["sub_minibatch"], **how)
 
 
-def follow(trainer, decided):
-    """What is chosen for activations is what ``decided``, a future, says: costs on the emulator are
-    not those of the RTL."""
-    if trainer.memory and trainer.activations.chooser:
-        trainer.activations.chooser.choose = lambda *_: decided.result()
+def tell(trainer, times):
+    """Put what a memory manager measures into ``times``."""
+    if trainer.memory:
+        def clock(cycles):
+            times.put(cycles)
+            return cycles
+
+        trainer.activations.clock = clock
 
 
-def tell(trainer, decided):
-    """What is chosen for activations is the result of ``decided``."""
-    if trainer.memory and trainer.activations.chooser:
-        chooser = trainer.activations.chooser
-        choose = chooser.choose
+def follow(trainer, times):
+    """Let the memory manager decide by what another device has put into ``times``; ``None``: that
+    device has stopped."""
+    if trainer.memory:
+        def clock(_):
+            cycles = times.get()
+            if cycles is None:
+                raise CancelledError
+            return cycles
 
-        def choose_and_tell(*arguments):
-            decided.set_result(choose(*arguments))
-            return decided.result()
-
-        chooser.choose = choose_and_tell
+        trainer.activations.clock = clock
 
 
 @contextmanager
-def _on_emulator(job, config, settings, how, decided):
+def _on_emulator(job, config, settings, how, times):
     """Train the same on the emulator meanwhile; yields a function that waits for the trainer and
     what :func:`expectation` says of it."""
     fresh = replace(job, model=Sequential(*job.model.layers, seed=how["seed"]))
     with open_device("emulator", config) as machine:
         def fit(go_on):
             reference = _trainer(fresh, machine, settings, how, None)
-            follow(reference, decided)
+            follow(reference, times)
             reference.fit(job.x, job.y, epochs=settings["epochs"], on_step=go_on,
                           validation_data=(job.x_test, job.y_test))
             return reference, expectation(reference)

@@ -72,6 +72,9 @@ class ActivationMemory:
         Who runs instructions piece by piece at present.
     coded : dict
         Stage number -> buffer of its input, in its stash format, at a place of its own.
+    clock : callable
+        ``clock(cycles)`` gives what a piece of the first virtual minibatch that took ``cycles`` is
+        taken to last: that, unless another device's times decide.
     chooser, choice
         Who decides for each activation after the first virtual minibatch, and what; ``None`` if
         nobody does.
@@ -81,6 +84,7 @@ class ActivationMemory:
         self.manager, self.plan, self.formats = manager, plan, formats
         self.coded, self.choice, self.chooser = {}, None, None
         self.far = self.recorder = None
+        self.clock = lambda cycles: cycles
         self._poison = poison
         self._random = {Opcode.STORE: stochastic, Opcode.LOAD: draws}
 

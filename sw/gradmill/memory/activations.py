@@ -183,7 +183,8 @@ def record(lowering, device, size, regions, result, **run):
             before = device.counters()["cycles"]
             device.run([address], **run)
             cycles = device.counters()["cycles"] - before
-        return cycles or predict([program], device.config).cycles
+        return lowering.activations.clock(
+            cycles or predict([program], device.config).cycles)
 
     _learn(lowering, execute, size, regions, result)
 

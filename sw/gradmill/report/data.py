@@ -11,12 +11,8 @@ from ..stash import describe_policy
 from .tiers import measured
 
 
-__all__ = ["GROUPED", "differences", "expectation", "layer_names", "parameters", "performance",
-           "pipeline", "speedup", "stashing", "write_report"]
-
-
-#: Instructions that move several buffers at once, and the bytes of the programs that hold them.
-GROUPED = ("instructions_load", "instructions_copy", "near_read_command_bytes")
+__all__ = ["differences", "expectation", "layer_names", "parameters", "performance", "pipeline",
+           "speedup", "stashing", "write_report"]
 
 
 def performance(counters, config):
@@ -62,16 +58,12 @@ def stashing(trainer):
 
 
 def differences(trainer, reference):
-    """Names of weights and clock-less counters in which two trained devices differ, by bits. With a
-    fast memory those are left out that count how buffers were grouped on their way: that depends on
-    measured times."""
-    left_out = GROUPED if trainer.memory else ()
+    """Names of weights and clock-less counters in which two trained devices differ, by bits."""
     ours, theirs = trainer.model.state_dict(), reference.model.state_dict()
     weights = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
     ours, theirs = trainer.device.counters(), reference.device.counters()
     return weights + [counter.name for counter in COUNTERS
-                      if not counter.timing and counter.name not in left_out
-                      and ours[counter.name] != theirs[counter.name]]
+                      if not counter.timing and ours[counter.name] != theirs[counter.name]]
 
 
 def write_report(directory, report):
