@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from gradmill_hw.config import NANO, Config
-from gradmill_hw.isa import Kind
+from gradmill_hw.isa import Class, Kind
 from gradmill_hw.memory import transfer_model
 from gradmill_hw.regs import WINDOWS, Tier
 from gradmill_hw.stash.formats import from_tag
@@ -18,12 +18,14 @@ __all__ = [
     "OPEN",
     "TAGS",
     "bfp_bits",
+    "copy_command",
     "encode_source",
     "first_failure",
     "fp32_bits",
     "mask_bits",
     "new_memory",
     "new_state",
+    "random_copy",
     "random_transfer",
     "runs",
 ]
@@ -131,6 +133,44 @@ def random_transfer(config, rng, *, kind=None, largest=24, coded=0.0):
         **{f"mem_stride{d}": strides[d] for d in range(3)},
         **{f"row_stride{d}": row_strides[d] for d in range(3)},
     }
+
+
+def copy_command(**fields):
+    """A copy of one run, from near to the second half of far, where ``fields`` do not say more."""
+    return {
+        "mem": 0,
+        "target": MEMORY_BYTES // 2,
+        "tier": Tier.NEAR,
+        "target_tier": Tier.FAR,
+        "kind": Kind.FP32,
+        "codec": 0,
+        "cls": Class.STASH,
+        "run": 1,
+        "count": 1,
+        "mem_stride": 0,
+        "target_stride": 0,
+    } | fields
+
+
+def random_copy(config, rng):
+    """A copy from the first to the second half of any tiers."""
+    step, half = config.beat_bytes, MEMORY_BYTES // 2
+    kind, rows, count = rng.choice(list(Kind)), rng.randint(1, 40), rng.randint(1, 5)
+    size = config.run_bytes(kind.name.lower(), rows)
+    room = (half - 4096) // count // step * step
+    stride, target_stride = (step * rng.randint(size // step, room // step) for _ in "ab")
+    return copy_command(
+        kind=kind,
+        run=rows,
+        count=count,
+        cls=rng.choice(list(Class)),
+        tier=rng.choice(list(Tier)),
+        target_tier=rng.choice(list(Tier)),
+        mem=step * rng.randrange(2048 // step),
+        target=half + step * rng.randrange(2048 // step),
+        mem_stride=stride,
+        target_stride=target_stride,
+    )
 
 
 def runs(command):

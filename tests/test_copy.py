@@ -1,41 +1,67 @@
-"""Copy unit between two tiers: contents, bounds, stalls, errors, aborts, against its model."""
+"""Copy unit between two tiers: contents, bounds, stalls, errors, aborts, against its model; in
+Amaranth's simulator and under Verilator."""
 
 import random
 from collections import deque
 
 import pytest
 from amaranth import *
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
-from gradmill_hw.isa import Class, Kind
+from gradmill_hw.config import get_config
+from gradmill_hw.isa import Opcode
+from gradmill_hw.isa_layout import command_layout
 from gradmill_hw.memory import copy_model
+from gradmill_hw.memory.axi import Axi4
 from gradmill_hw.memory.axi_reader import AxiReader
 from gradmill_hw.memory.axi_writer import AxiWriter
 from gradmill_hw.memory.copy import Copy
 from gradmill_hw.memory.transfer_model import TransferError
+from gradmill_hw.memory.window import windows_layout
 from gradmill_hw.regs import Error, Tier
-from tb.transfers import CONFIGS, MEMORY_BYTES, OPEN, new_memory
+from tb.run import run_bench
+from tb.transfers import CONFIGS, MEMORY_BYTES, OPEN, copy_command, new_memory, random_copy
 from tests.axi_memory import AxiMemory
 
 
-class _Machine(wiring.Component):
+class CopyBetweenTiers(wiring.Component):
     """A copy unit and the bus sides of both tiers."""
 
     def __init__(self, config):
         self.unit = Copy(config)
         self.readers = [AxiReader(config, clients=1) for _ in Tier]
         self.writers = [AxiWriter(config) for _ in Tier]
-        super().__init__({})
+        axi = Axi4(config.address_bits, config.bus_bits)
+        super().__init__({
+            "cmd": In(stream.Signature(command_layout(Opcode.COPY))),
+            "windows": In(windows_layout(config)),
+            "near": Out(axi),
+            "far": Out(axi),
+            "done": Out(1),
+            "error": Out(Error),
+        })
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.unit = unit = self.unit
+        wiring.connect(m, wiring.flipped(self.cmd), unit.cmd)
+        m.d.comb += [
+            unit.windows.eq(self.windows),
+            self.done.eq(unit.done),
+            self.error.eq(unit.error),
+        ]
         for tier, reader, writer in zip(Tier, self.readers, self.writers, strict=True):
             name = tier.name.lower()
             m.submodules[f"{name}_reader"] = reader
             m.submodules[f"{name}_writer"] = writer
             wiring.connect(m, getattr(unit, f"{name}_read"), reader.clients[0])
             wiring.connect(m, getattr(unit, f"{name}_write"), writer.client)
+            axi = getattr(self, name)
+            for half in (reader.axi, writer.axi):
+                for channel, member in half.signature.members.items():
+                    ours, theirs = getattr(axi, channel), getattr(half, channel)
+                    m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
         return m
 
 
@@ -46,16 +72,16 @@ def run(config, commands, memory, *, windows=OPEN, seed=0, stall=0.0, far_stall=
     Ends at the first error. In cycle ``abort_at`` the unit is aborted; ``ends`` are then those of
     the commands that follow once it has drained.
     """
-    machine, rng = _Machine(config), random.Random(seed)
+    machine, rng = CopyBetweenTiers(config), random.Random(seed)
     unit = machine.unit
     stalls = stall, stall if far_stall is None else far_stall
     tiers = [AxiMemory(config, data, seed=seed + k, stall=stalls[k], latency_cycles=latency,
                        bad=bad[k]) for k, data in enumerate(memory)]
     sim = Simulator(machine)
     sim.add_clock(1e-6)
-    for tier, reader, writer in zip(tiers, machine.readers, machine.writers, strict=True):
-        sim.add_testbench(tier.reader(reader.axi), background=True)
-        sim.add_testbench(tier.writer(writer.axi), background=True)
+    for tier, axi in zip(tiers, (machine.near, machine.far), strict=True):
+        sim.add_testbench(tier.reader(axi), background=True)
+        sim.add_testbench(tier.writer(axi), background=True)
     ends, traffic, cycles = [], {}, 0
     pending = deque(commands)
 
@@ -63,7 +89,7 @@ def run(config, commands, memory, *, windows=OPEN, seed=0, stall=0.0, far_stall=
         nonlocal cycles
         for tier in Tier:
             for k, (base, end, read, write) in enumerate(windows[tier]):
-                ctx.set(unit.windows[tier][k],
+                ctx.set(machine.windows[tier][k],
                         {"base": base, "limit": end, "read": read, "write": write})
         standing, quiet, aborted = False, 0, abort_at is None
         while quiet < 40:
@@ -72,9 +98,9 @@ def run(config, commands, memory, *, windows=OPEN, seed=0, stall=0.0, far_stall=
                 standing = False
             ctx.set(unit.abort, cycles == abort_at)
             standing = bool(pending) and (standing or rng.random() >= stall)
-            ctx.set(unit.cmd.valid, standing)
+            ctx.set(machine.cmd.valid, standing)
             if standing:
-                ctx.set(unit.cmd.payload, pending[0])
+                ctx.set(machine.cmd.payload, pending[0])
             sampled = await ctx.tick().sample(
                 unit.cmd.ready, unit.done, unit.error, unit.error_mem, unit.busy,
                 *(getattr(events, name) for events in (unit.read, unit.written)
@@ -108,33 +134,13 @@ def quiet_cycles():
     return 40
 
 
-def command(config, rng=None, **fields):
-    """A copy of one run from near to far, or a random one within the first and the second half."""
-    step = config.beat_bytes
-    values = {"mem": 0, "target": MEMORY_BYTES // 2, "tier": Tier.NEAR, "target_tier": Tier.FAR,
-              "kind": Kind.FP32, "codec": 0, "cls": Class.STASH, "run": 1, "count": 1,
-              "mem_stride": 0, "target_stride": 0}
-    if rng:
-        kind, rows, count = rng.choice(list(Kind)), rng.randint(1, 40), rng.randint(1, 5)
-        size = config.run_bytes(kind.name.lower(), rows)
-        room = (MEMORY_BYTES // 2 - 4096) // count // step * step
-        stride, target_stride = (step * rng.randint(size // step, room // step) for _ in "ab")
-        values |= {
-            "kind": kind, "run": rows, "count": count, "cls": rng.choice(list(Class)),
-            "tier": rng.choice(list(Tier)), "target_tier": rng.choice(list(Tier)),
-            "mem": step * rng.randrange(2048 // step),
-            "target": MEMORY_BYTES // 2 + step * rng.randrange(2048 // step),
-            "mem_stride": stride, "target_stride": target_stride}
-    return values | fields
-
-
 @pytest.mark.parametrize("stall", [0.0, 0.4])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_random_copies(name, stall):
     config, rng = CONFIGS[name], random.Random(f"{name} {stall}")
     memory = new_memory(rng)
     expected = [tier.copy() for tier in memory]
-    commands = [command(config, rng) for _ in range(8)]
+    commands = [random_copy(config, rng) for _ in range(8)]
     ends, traffic, _, tiers = run(config, commands, memory, seed=1, stall=stall)
     sizes = {}
     for fields in commands:
@@ -159,7 +165,7 @@ def test_blocks_of_256_bytes_use_the_bus(name):
     memory = new_memory(random.Random(0))
     beats = 256 // config.beat_bytes
     rows = 256 // config.run_bytes("fp32", 1)
-    fields = command(config, run=rows, count=60, mem_stride=256, target_stride=512)
+    fields = copy_command(run=rows, count=60, mem_stride=256, target_stride=512)
     ends, _, cycles, _ = run(config, [fields], memory)
     assert ends == [(Error.NONE, fields["target"])]
     assert beats * 60 / (cycles - 40) > 0.9  # 40 cycles to check and to fill the way
@@ -171,7 +177,7 @@ def test_a_slow_tier_loses_nothing(back):
     config = CONFIGS["nano"]
     memory = new_memory(random.Random(4))
     expected = [tier.copy() for tier in memory]
-    fields = command(config, run=300, tier=Tier(back), target_tier=Tier(not back))
+    fields = copy_command(run=300, tier=Tier(back), target_tier=Tier(not back))
     ends, *_ = run(config, [fields], memory, far_stall=0.8)
     copy_model.copy(config, fields, expected)
     assert [error for error, _ in ends] == [Error.NONE]
@@ -187,8 +193,8 @@ def test_each_side_asks_for_what_it_needs():
     config = CONFIGS["nano"]
     memory = new_memory(random.Random(5))
     expected = [tier.copy() for tier in memory]
-    ends, *_ = run(config, [command(config)], memory, windows=ONE_WAY)
-    copy_model.copy(config, command(config), expected, ONE_WAY)
+    ends, *_ = run(config, [copy_command()], memory, windows=ONE_WAY)
+    copy_model.copy(config, copy_command(), expected, ONE_WAY)
     assert [error for error, _ in ends] == [Error.NONE]
     assert all((a == b).all() for a, b in zip(expected, memory, strict=True))
 
@@ -218,11 +224,11 @@ def test_refused(case):
     fields, error, mem = refused(config)[case]
     memory = new_memory(random.Random(1))
     before = [tier.copy() for tier in memory]
-    bad = command(config, **fields)
+    bad = copy_command(**fields)
     with pytest.raises(TransferError) as caught:
         copy_model.copy(config, bad, memory, ONE_WAY)
     assert (caught.value.error, caught.value.mem) == (error, mem)
-    ends, traffic, _, _ = run(config, [bad, command(config)], memory, windows=ONE_WAY)
+    ends, traffic, _, _ = run(config, [bad, copy_command()], memory, windows=ONE_WAY)
     assert ends == [(error, mem)]
     assert not traffic
     assert all((a == b).all() for a, b in zip(before, memory, strict=True))
@@ -235,10 +241,10 @@ def test_bus_error(write, stall):
     config, step = CONFIGS["nano"], CONFIGS["nano"].beat_bytes
     memory = new_memory(random.Random(2))
     before = [tier.copy() for tier in memory]
-    fields = command(config, run=100, count=3, mem_stride=2048, target_stride=2048)
+    fields = copy_command(run=100, count=3, mem_stride=2048, target_stride=2048)
     place = 2048 + 40 * step
     bad = ((), (fields["target"] + place,)) if write else ((place,), ())
-    ends, _, _, _ = run(config, [fields, command(config, target=0)], memory, bad=bad, stall=stall)
+    ends, _, _, _ = run(config, [fields, copy_command(target=0)], memory, bad=bad, stall=stall)
     assert ends == [(Error.BUS_WRITE, fields["target"]) if write else (Error.BUS_READ, 0)]
     assert (memory[Tier.NEAR] == before[Tier.NEAR]).all()
     copied = [tier.copy() for tier in before]
@@ -254,11 +260,17 @@ def test_bus_error(write, stall):
 def test_abort(abort_at):
     config = CONFIGS["nano"]
     memory = new_memory(random.Random(3))
-    fields = command(config, run=60, count=3, mem_stride=2048, target_stride=2048)
-    again = command(config, mem=64, target=MEMORY_BYTES - 4096, run=50)
+    fields = copy_command(run=60, count=3, mem_stride=2048, target_stride=2048)
+    again = copy_command(mem=64, target=MEMORY_BYTES - 4096, run=50)
     ends, _, _, _ = run(config, [fields] * 2, memory, stall=0.3, abort_at=abort_at,
                         then=[again, again], seed=abort_at)
     assert [error for error, _ in ends] == [Error.NONE] * 2
     size = config.run_bytes("fp32", 50)
     far = memory[Tier.FAR][again["target"]:][:size]
     assert (far == memory[Tier.NEAR][64:64 + size]).all()
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("config", ["nano", pytest.param("tile", marks=pytest.mark.long)])
+def test_rtl(tmp_path, config):
+    run_bench(CopyBetweenTiers(get_config(config)), "tb.tb_copy", tmp_path, config=config)
