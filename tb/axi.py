@@ -3,10 +3,14 @@
 import itertools
 import random
 
+import numpy as np
 from cocotbext.axi import AxiBus, AxiRam
+from gradmill_hw.memory.window import windows_layout
+from gradmill_hw.regs import Tier
+from tb.stream import pack
 
 
-__all__ = ["Canaries", "memory"]
+__all__ = ["Canaries", "check_written", "memory", "set_windows", "tiers"]
 
 
 def _pauses(rng, chance):
@@ -24,6 +28,24 @@ def memory(dut, prefix, size, *, pause=0.0, seed=0):
     for k, channel in enumerate(channels):
         channel.set_pause_generator(_pauses(random.Random(f"{prefix} {k} {seed}"), pause))
     return ram
+
+
+def set_windows(dut, config, windows):
+    """Grant ``windows``: for each tier a list of (base, limit, read, write)."""
+    names = ("base", "limit", "read", "write")
+    dut.windows.value = pack(
+        windows_layout(config),
+        [[dict(zip(names, window, strict=True)) for window in row] for row in windows],
+    )
+
+
+def tiers(dut, images, *, pause=0.0):
+    """A :func:`memory` for each tier, with the bytes of its image."""
+    found = []
+    for tier, image in zip(Tier, images, strict=True):
+        found.append(memory(dut, f"{tier.name.lower()}__", len(image), pause=pause, seed=tier))
+        found[-1].write(0, image.tobytes())
+    return found
 
 
 class Canaries:
@@ -49,3 +71,13 @@ class Canaries:
         return [
             at for at, (old, new) in enumerate(zip(self.before, now, strict=True)) if old != new
         ]
+
+
+def check_written(canaries, images, written):
+    """Memories have the bytes of ``images``, and none changed outside of what was ``written``:
+    pairs of tier and byte ranges."""
+    for tier, found in enumerate(canaries):
+        spans = [span for where, ranges in written if where == tier for span in ranges]
+        assert not found.strangers(spans)
+        got = np.frombuffer(bytes(found.ram.read(0, found.size)), np.uint8)
+        assert np.array_equal(got, images[tier])

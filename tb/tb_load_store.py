@@ -7,17 +7,16 @@ both memories, stores write the upper half, and every byte outside their runs is
 import random
 
 import cocotb
-import numpy as np
 from cocotb.triggers import RisingEdge
 from gradmill_hw.config import get_config
 from gradmill_hw.isa import Kind, Opcode
 from gradmill_hw.isa_layout import command_layout
 from gradmill_hw.memory import transfer_model
-from gradmill_hw.memory.window import windows_layout
-from gradmill_hw.regs import WINDOWS, Tier
-from tb.axi import Canaries, memory
-from tb.stream import Source, pack, stalls, start
+from tb.axi import Canaries, check_written, set_windows, tiers
+from tb.stream import Source, stalls, start
 from tb.transfers import (
+    HALF,
+    HALVES,
     MEMORY_BYTES,
     TAGS,
     encode_source,
@@ -26,13 +25,6 @@ from tb.transfers import (
     random_transfer,
     runs,
 )
-
-
-HALF = MEMORY_BYTES // 2
-#: Loads read below, stores write above.
-WINDOW_SET = [
-    [(0, HALF, 1, 0), (HALF, MEMORY_BYTES, 0, 1)] + [(0, 0, 0, 0)] * (WINDOWS - 2) for _ in Tier
-]
 
 
 def placed(config, rng, command, *, base, rows=None):
@@ -97,21 +89,8 @@ async def loads_and_stores(dut, pause):
     config = config.replace(stash=bool(int(cocotb.plusargs["stash"])))
     rng = random.Random(f"{cocotb.RANDOM_SEED} {pause}")
     images, state = new_memory(rng), new_state(config, rng)
-    dut.windows.value = pack(
-        windows_layout(config),
-        [
-            [
-                {"base": base, "limit": limit, "read": read, "write": write}
-                for base, limit, read, write in row
-            ]
-            for row in WINDOW_SET
-        ],
-    )
-    rams = [
-        memory(dut, f"{tier.name.lower()}__", MEMORY_BYTES, pause=pause, seed=tier) for tier in Tier
-    ]
-    for ram, image in zip(rams, images, strict=True):
-        ram.write(0, image.tobytes())
+    set_windows(dut, config, HALVES)
+    rams = tiers(dut, images, pause=pause)
     await start(dut)
     dut.seed.value, dut.step.value = state.seed, state.step
     sources = {
@@ -145,16 +124,8 @@ async def loads_and_stores(dut, pause):
             await wait
 
         for command in stores:
-            transfer_model.store(config, command, images, state, WINDOW_SET)
+            transfer_model.store(config, command, images, state, HALVES)
         for command in loads:
-            transfer_model.load(config, command, images, state, WINDOW_SET)
-        for tier in Tier:
-            spans = [
-                span
-                for command in stores
-                if command["tier"] == tier
-                for span in touched(config, command)
-            ]
-            assert not canaries[tier].strangers(spans)
-            got = np.frombuffer(bytes(rams[tier].read(0, MEMORY_BYTES)), np.uint8)
-            assert np.array_equal(got, images[tier])
+            transfer_model.load(config, command, images, state, HALVES)
+        written = [(command["tier"], touched(config, command)) for command in stores]
+        check_written(canaries, images, written)

@@ -14,6 +14,8 @@ from tb.stash_runs import blocks_of_rows
 
 __all__ = [
     "CONFIGS",
+    "HALF",
+    "HALVES",
     "MEMORY_BYTES",
     "OPEN",
     "TAGS",
@@ -43,6 +45,12 @@ CONFIGS = {
 
 #: One window over everything.
 OPEN = [[(0, MEMORY_BYTES, 1, 1)] + [(0, 0, 0, 0)] * (WINDOWS - 1) for _ in Tier]
+
+HALF = MEMORY_BYTES // 2
+#: The lower half may be read, the upper one written.
+HALVES = [
+    [(0, HALF, 1, 0), (HALF, MEMORY_BYTES, 0, 1)] + [(0, 0, 0, 0)] * (WINDOWS - 2) for _ in Tier
+]
 
 
 def new_memory(rng):
@@ -139,7 +147,7 @@ def copy_command(**fields):
     """A copy of one run, from near to the second half of far, where ``fields`` do not say more."""
     return {
         "mem": 0,
-        "target": MEMORY_BYTES // 2,
+        "target": HALF,
         "tier": Tier.NEAR,
         "target_tier": Tier.FAR,
         "kind": Kind.FP32,
@@ -154,10 +162,10 @@ def copy_command(**fields):
 
 def random_copy(config, rng):
     """A copy from the first to the second half of any tiers."""
-    step, half = config.beat_bytes, MEMORY_BYTES // 2
+    step = config.beat_bytes
     kind, rows, count = rng.choice(list(Kind)), rng.randint(1, 40), rng.randint(1, 5)
     size = config.run_bytes(kind.name.lower(), rows)
-    room = (half - 4096) // count // step * step
+    room = (HALF - 4096) // count // step * step
     stride, target_stride = (step * rng.randint(size // step, room // step) for _ in "ab")
     return copy_command(
         kind=kind,
@@ -167,7 +175,7 @@ def random_copy(config, rng):
         tier=rng.choice(list(Tier)),
         target_tier=rng.choice(list(Tier)),
         mem=step * rng.randrange(2048 // step),
-        target=half + step * rng.randrange(2048 // step),
+        target=HALF + step * rng.randrange(2048 // step),
         mem_stride=stride,
         target_stride=target_stride,
     )

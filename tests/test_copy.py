@@ -13,7 +13,7 @@ from gradmill_hw.config import get_config
 from gradmill_hw.isa import Opcode
 from gradmill_hw.isa_layout import command_layout
 from gradmill_hw.memory import copy_model
-from gradmill_hw.memory.axi import Axi4
+from gradmill_hw.memory.axi import Axi4, join
 from gradmill_hw.memory.axi_reader import AxiReader
 from gradmill_hw.memory.axi_writer import AxiWriter
 from gradmill_hw.memory.copy import Copy
@@ -57,11 +57,7 @@ class CopyBetweenTiers(wiring.Component):
             m.submodules[f"{name}_writer"] = writer
             wiring.connect(m, getattr(unit, f"{name}_read"), reader.clients[0])
             wiring.connect(m, getattr(unit, f"{name}_write"), writer.client)
-            axi = getattr(self, name)
-            for half in (reader.axi, writer.axi):
-                for channel, member in half.signature.members.items():
-                    ours, theirs = getattr(axi, channel), getattr(half, channel)
-                    m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
+            join(m, getattr(self, name), reader.axi, writer.axi)
         return m
 
 

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from gradmill_hw.config import get_config
 from gradmill_hw.isa import Opcode
 from gradmill_hw.isa_layout import command_layout
-from gradmill_hw.memory.axi import Axi4
+from gradmill_hw.memory.axi import Axi4, join
 from gradmill_hw.memory.axi_reader import AxiReader
 from gradmill_hw.memory.axi_writer import AxiWriter
 from gradmill_hw.memory.banked import BankedMemory
@@ -72,11 +72,7 @@ class LoadStore(wiring.Component):
             m.submodules[f"{tier}_writer"] = writer = AxiWriter(config)
             wiring.connect(m, getattr(load, tier), reader.clients[0])
             wiring.connect(m, getattr(store, tier), writer.client)
-            axi = getattr(self, tier)
-            for half in (reader.axi, writer.axi):
-                for name, member in half.signature.members.items():
-                    ours, theirs = getattr(axi, name), getattr(half, name)
-                    m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
+            join(m, getattr(self, tier), reader.axi, writer.axi)
         return m
 
 

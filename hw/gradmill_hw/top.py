@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .control.ports import Activity
 from .control.csr import ADDRESS_BITS
-from .memory.axi import Axi4, AxiLite
+from .memory.axi import Axi4, AxiLite, join
 from .memory.axi_lite_route import AxiLiteRoute
 from .memory.axi_reader import AxiReader
 from .memory.axi_writer import AxiWriter
@@ -122,7 +122,4 @@ class Gradmill(wiring.Component):
             for write, client in zip(writes, share.clients, strict=True):
                 connect(m, write, client)
             connect(m, share.writer, writer.client)
-        for half in (reader.axi, writer.axi):
-            for name, member in half.signature.members.items():
-                ours, theirs = getattr(axi, name), getattr(half, name)
-                m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
+        join(m, axi, reader.axi, writer.axi)

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out, Signature
 
 __all__ = [
     "ID_BITS", "PAGE_BYTES", "SIDEBAND", "Axi4", "AxiLite", "AxiRead", "AxiWrite", "drive_sideband",
+    "join",
 ]
 
 #: Width of the transaction identifiers. All transactions use identifier 0 and so stay in order.
@@ -74,6 +75,15 @@ def drive_sideband(port, letter):
         getattr(port, f"a{letter}size").eq(size.bit_length() - 1),
         *(getattr(port, f"a{letter}{name}").eq(value) for name, _, value in SIDEBAND),
     ]
+
+
+def join(m, port, *halves):
+    """Connect the channels of ``port`` with those of ``halves``, an :class:`AxiRead` and an
+    :class:`AxiWrite`."""
+    for half in halves:
+        for name, member in half.signature.members.items():
+            ours, theirs = getattr(port, name), getattr(half, name)
+            m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
 
 
 class AxiRead(Signature):
