@@ -77,13 +77,24 @@ _SITES = {"RAM32M": 4, "RAM32M16": 8, "RAM64M": 4, "RAM64M8": 8, "RAM32X1D": 2, 
 def cells(config, component, family):
     """Number of cells by type."""
     with tempfile.TemporaryDirectory() as folder:
-        source, report = Path(folder) / "unit.v", Path(folder) / "stat.json"
-        source.write_text(emit(config, component))
-        script = (f"read_verilog {source}; {_SYNTH[family]}; "
-                  f"tee -q -o {report} stat -json; check -assert")
-        subprocess.run([sys.executable, "-c", _YOSYS, script], check=True,
-                       stdout=subprocess.DEVNULL)
+        report = Path(folder) / "stat.json"
+        _synthesise(emit(config, component), family,
+                    f"tee -q -o {report} stat -json; check -assert")
         return json.loads(report.read_text())["design"]["num_cells_by_type"]
+
+
+def netlist(verilog, family, path):
+    """Write the synthesised netlist of a Verilog text as JSON."""
+    _synthesise(verilog, family, f"autoname; blackbox =A:whitebox; write_json {path}")
+
+
+def _synthesise(verilog, family, then):
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "unit.v"
+        source.write_text(verilog)
+        subprocess.run([sys.executable, "-c", _YOSYS,
+                        f"read_verilog {source}; {_SYNTH[family]}; {then}"],
+                       check=True, stdout=subprocess.DEVNULL)
 
 
 def summary(found, family):
