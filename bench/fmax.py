@@ -17,7 +17,6 @@ from pathlib import Path
 from gradmill_hw.config import TILE, get_config
 from gradmill_hw.emit import emit
 from rich.console import Console
-from rich.table import Table
 
 from .area import UNITS, netlist
 
@@ -68,17 +67,13 @@ def main():
         parser.error(f"there is no unit {', '.join(sorted(unknown))}: "
                      f"choose among {', '.join(UNITS)}")
     config, console = get_config(arguments.config), Console(width=110)
-    table = Table(title=f"ECP5, configuration {config.name}, n = {config.n}")
-    for column in ("unit", "MHz", "slowest path from", "to", "cells, ns", "wires, ns"):
-        table.add_column(column)
     for name in arguments.units or _USUAL:
         own = config.replace(**UNITS[name].options)
         with console.status(f"{name}: place and route"):
             mhz, first, last, cells, wires = route(own, UNITS[name].build(own),
                                                    seed=arguments.seed)
-        console.print(f"{name}: {mhz:.1f} MHz", highlight=False)
-        table.add_row(name, f"{mhz:.1f}", first, last, f"{cells:.1f}", f"{wires:.1f}")
-    console.print(table)
+        console.print(f"{name}: {mhz:.1f} MHz; {cells:.1f} ns in cells and {wires:.1f} ns in wires "
+                      f"from {first} to {last}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
