@@ -42,7 +42,7 @@ class _Latencies:
     store:         int = 18  # command to the first beat on the bus, and response to the end
     encode:        int = 48  # of the stash codec, beside what :func:`encoder_cycles` says
     decode:        int = 13  # of the stash codec, beyond a tile of rows
-    check:         int = 14  # of one side of a copy
+    check:         int = 14  # of a transfer, of one side of a copy
     link:          int = 9   # from the sender's memory to the receiver's
     credits:       int = 16  # rows that a sender is ahead of the receiver
 
@@ -150,6 +150,7 @@ class Units:
         self.config, self.buses = config, buses
         self.free = dict.fromkeys(Queue, 0)
         self._streamed = 0  # when the array has had its last row
+        self._moved = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last row has been written, read
         self._products = deque(maxlen=_REMEMBERED)
 
     def execute(self, opcode, fields, op, start):
@@ -235,6 +236,8 @@ class Units:
         return now + rows / alone
 
     def _transfer(self, opcode, fields, op, start):
+        """A unit checks an instruction while rows of earlier ones move; rows move in order, one a
+        cycle, whichever memory they come from or go to."""
         runs = fields["count0"] * fields["count1"] * fields["count2"]
         kind = Kind(fields["kind"]).name.lower()
         beats = runs * (self.config.run_bytes(kind, fields["run"], fields["codec"])
@@ -242,18 +245,22 @@ class Units:
         rows = runs * fields["run"]
         write = opcode is Opcode.STORE
         bus = self.buses[2 * fields["tier"] + write]
-        self.free[opcode.queue] = start + max(runs, rows if write else 0)
+        self.free[opcode.queue] = start + UNITS.check + runs
         if write:
             delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
-            return max(bus.transfer(start + 4, beats), start + rows) \
+            self._moved[opcode.queue] = read = max(start, self._moved[opcode.queue]) + rows
+            return max(bus.transfer(start + 4, beats), read) \
                 + bus.memory.latency + UNITS.store - 4 + delay
+        came = bus.transfer(start + 4, beats)
+        begin = max(came - beats / bus.memory.beats, self._moved[opcode.queue])
         if fields["codec"]:
-            decoded = start + bus.memory.latency + rows + self.config.n + UNITS.decode
-            return round(max(bus.transfer(start + 4, beats), decoded)) + UNITS.load
-        bank = self._acc_bank(op[0]) if kind == "fp32" else None
-        written = self._passed(start, rows, 1, lambda product:
-                               product.streamed if product.acc == bank else 0)
-        return round(max(bus.transfer(start + 4, beats), written)) + UNITS.load
+            written = begin + rows + self.config.n + UNITS.decode
+        else:
+            bank = self._acc_bank(op[0]) if kind == "fp32" else None
+            written = self._passed(begin, rows, 1, lambda product:
+                                   product.streamed if product.acc == bank else 0)
+        self._moved[opcode.queue] = round(max(came, written))
+        return self._moved[opcode.queue] + UNITS.load
 
     def _copy(self, fields, start):
         """End of a ``COPY``: its reads run ahead of its writes."""

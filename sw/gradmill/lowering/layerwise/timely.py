@@ -17,9 +17,9 @@ __all__ = ["timely"]
 _DEEP = 64
 
 
-def timely(config, code):
+def timely(config, code, far=None):
     """``code``, a list of ``(opcode, fields)``, in the order of predicted starts."""
-    (spans,) = predict([assemble(config, [code])], config.replace(queue_depth=_DEEP),
+    (spans,) = predict([assemble(config, [code])], config.replace(queue_depth=_DEEP), far=far,
                        spans=True).spans
     starts = {}
     for queue, start, *_ in spans:
