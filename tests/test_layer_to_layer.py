@@ -202,7 +202,7 @@ def test_bytes_by_tier_and_class():
     assert once["near_read_gradient_bytes"] == once["near_write_gradient_bytes"] == 3 * 2 * block
 
 
-@pytest.mark.parametrize(("beats", "group"), [(0.6, 1), (0.5, 2), (0.35, 2), (0.25, 4)])
+@pytest.mark.parametrize(("beats", "group"), [(0.6, 1), (0.5, 2), (0.4, 2), (0.25, 4)])
 def test_little_stall_where_a_layer_loads_while_the_group_runs(beats, group):
     """In the cycle model, beside a far memory that takes no time. That is no lower bound: the order
     of instructions is made for a slow one. The cycles in which the array takes rows are."""

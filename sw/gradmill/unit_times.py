@@ -63,10 +63,11 @@ class Bus:
     def __init__(self, memory):
         self.memory, self.free = memory, 0
 
-    def transfer(self, start, beats):
-        """Cycle in which the last beat of a transfer asked for at ``start`` has passed."""
-        begin = max(start + self.memory.latency, self.free)
-        self.free = begin + beats / self.memory.beats
+    def transfer(self, start, beats, after=0):
+        """Cycle in which the last beat of a transfer asked for at ``start`` has passed; whom they
+        are for takes beats from ``after`` on, one a cycle."""
+        begin = max(start + self.memory.latency, self.free, after)
+        self.free = begin + beats / min(1, self.memory.beats)
         return self.free
 
 
@@ -150,7 +151,8 @@ class Units:
         self.config, self.buses = config, buses
         self.free = dict.fromkeys(Queue, 0)
         self._streamed = 0  # when the array has had its last row
-        self._moved = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last row has been written, read
+        self._moved = {Queue.LOAD: 0, Queue.STORE: 0}      # when the last row has passed the unit
+        self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has
         self._products = deque(maxlen=_REMEMBERED)
 
     def execute(self, opcode, fields, op, start):
@@ -236,8 +238,8 @@ class Units:
         return now + rows / alone
 
     def _transfer(self, opcode, fields, op, start):
-        """A unit checks an instruction while rows of earlier ones move; rows move in order, one a
-        cycle, whichever memory they come from or go to."""
+        """A unit checks an instruction while rows of earlier ones move. Rows and beats pass it in
+        order, each one a cycle, whichever memory they come from or go to."""
         runs = fields["count0"] * fields["count1"] * fields["count2"]
         kind = Kind(fields["kind"]).name.lower()
         beats = runs * (self.config.run_bytes(kind, fields["run"], fields["codec"])
@@ -245,22 +247,22 @@ class Units:
         rows = runs * fields["run"]
         write = opcode is Opcode.STORE
         bus = self.buses[2 * fields["tier"] + write]
-        self.free[opcode.queue] = start + UNITS.check + runs
+        queue = opcode.queue
+        self.free[queue] = start + UNITS.check + runs
+        came = self._passed_on[queue] = bus.transfer(start + 4, beats, self._passed_on[queue])
         if write:
             delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
-            self._moved[opcode.queue] = read = max(start, self._moved[opcode.queue]) + rows
-            return max(bus.transfer(start + 4, beats), read) \
-                + bus.memory.latency + UNITS.store - 4 + delay
-        came = bus.transfer(start + 4, beats)
-        begin = max(came - beats / bus.memory.beats, self._moved[opcode.queue])
+            self._moved[queue] = read = max(start, self._moved[queue]) + rows
+            return max(came, read) + bus.memory.latency + UNITS.store - 4 + delay
+        begin = max(came - beats / min(1, bus.memory.beats), self._moved[queue])
         if fields["codec"]:
             written = begin + rows + self.config.n + UNITS.decode
         else:
             bank = self._acc_bank(op[0]) if kind == "fp32" else None
             written = self._passed(begin, rows, 1, lambda product:
                                    product.streamed if product.acc == bank else 0)
-        self._moved[opcode.queue] = round(max(came, written))
-        return self._moved[opcode.queue] + UNITS.load
+        self._moved[queue] = round(max(came, written))
+        return self._moved[queue] + UNITS.load
 
     def _copy(self, fields, start):
         """End of a ``COPY``: its reads run ahead of its writes."""
