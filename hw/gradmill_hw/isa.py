@@ -7,7 +7,6 @@ that belongs to the opcode. Fields are listed from bit 0 up. Reserved bits must 
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache, cached_property
 
 
 __all__ = [
@@ -61,7 +60,7 @@ class Opcode(IntEnum):
     SEND    = 0x60
     COPY    = 0x70
 
-    @cached_property
+    @property
     def queue(self):
         """Queue that executes the instruction, ``None`` for the sequencer's own."""
         return Queue((self >> 4) - 1) if self >> 4 else None
@@ -301,18 +300,6 @@ class Instruction:
             yield lsb, field
             lsb += field.width
 
-    @cached_property
-    def places(self):
-        """Name of each field -> ``(lsb, width)``."""
-        return {field.name: (lsb, field.width) for lsb, field in self.items()}
-
-    @cached_property
-    def masks(self):
-        """``(name, lsb, mask behind it)`` of the fields that say something, and of the others."""
-        found = [(name, lsb, (1 << width) - 1) for name, (lsb, width) in self.places.items()]
-        return ([mask for mask in found if not mask[0].startswith("reserved")],
-                [mask for mask in found if mask[0].startswith("reserved")])
-
     @property
     def body(self):
         """Fields that belong to this opcode alone."""
@@ -343,7 +330,6 @@ def numbers(queues):
     return max(queues) + 1
 
 
-@cache
 def legal_tokens(queue, queues=TILE_QUEUES):
     """Bits that ``wait`` and ``post`` of an instruction for ``queue`` may have, in a tile with
     ``queues``; none for the sequencer's own (``queue`` is ``None``)."""
@@ -356,18 +342,18 @@ def legal_tokens(queue, queues=TILE_QUEUES):
 def encode(opcode, **values):
     """The 64 bytes of one instruction; fields that are not named are zero."""
     layout = INSTRUCTIONS[Opcode(opcode)]
-    if values.keys() - layout.places.keys():
-        raise EncodingError(f"{layout.opcode.name} has no field "
-                            f"{', '.join(sorted(values.keys() - layout.places.keys()))}")
-    word = int(opcode) << layout.places["opcode"][0]
-    for name, value in values.items():
-        (lsb, width), value = layout.places[name], int(value)
-        if not 0 <= value < 1 << width:
-            raise EncodingError(f"{layout.opcode.name}.{name} = {value} does not fit in {width} "
-                                "bits")
-        if value and name.startswith("reserved"):
-            raise EncodingError(f"{layout.opcode.name}.{name} must be zero")
+    values["opcode"] = int(opcode)
+    word = 0
+    for lsb, field in layout.items():
+        value = int(values.pop(field.name, 0))
+        if not 0 <= value < 1 << field.width:
+            raise EncodingError(f"{layout.opcode.name}.{field.name} = {value} does not fit in "
+                                f"{field.width} bits")
+        if value and field.name.startswith("reserved"):
+            raise EncodingError(f"{layout.opcode.name}.{field.name} must be zero")
         word |= value << lsb
+    if values:
+        raise EncodingError(f"{layout.opcode.name} has no field {', '.join(sorted(values))}")
     return word.to_bytes(INSTRUCTION_BYTES, "little")
 
 
@@ -378,10 +364,13 @@ def decode(raw):
         layout = INSTRUCTIONS[Opcode(word & 0xff)]
     except ValueError:
         raise EncodingError(f"illegal opcode 0x{word & 0xff:02x}") from None
-    used, reserved = layout.masks
-    values = {name: word >> lsb & mask for name, lsb, mask in used}
-    for name, lsb, mask in reserved:
-        if word >> lsb & mask:
-            raise EncodingError(f"{layout.opcode.name}.{name} must be zero")
+    values = {}
+    for lsb, field in layout.items():
+        value = word >> lsb & (1 << field.width) - 1
+        if field.name.startswith("reserved"):
+            if value:
+                raise EncodingError(f"{layout.opcode.name}.{field.name} must be zero")
+        else:
+            values[field.name] = value
     del values["opcode"]
     return layout.opcode, values
