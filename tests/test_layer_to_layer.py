@@ -217,6 +217,17 @@ def test_little_stall_where_a_layer_loads_while_the_group_runs(beats, group):
     assert rows <= cycles <= 1.05 * ideal and 0.95 * ideal <= cycles
 
 
+def test_a_slow_far_memory_has_its_own_order():
+    """In the cycle model, for a device that knows how fast its far memory is."""
+    cycles = []
+    for known in (None, 0.1):
+        with gm.open("emulator", SMALL) as device:
+            device.far_beats = known
+            code = program(trainer(device, (32,) * 9, 48, 8, layer_to_layer=True))
+        cycles.append(predict([code], SMALL, far=Memory(beats=0.1)).cycles)
+    assert cycles[1] < 0.9 * cycles[0]
+
+
 def test_what_the_report_measures():
     def span(queue, start, end, layer, work, opcode=Opcode.MATMUL):
         return Span(0, queue, opcode, layer, start, end, work, 0)

@@ -22,8 +22,10 @@ from .passes import LayerEmitter, Predict, Train
 
 __all__ = ["LayerLowering"]
 
-#: Far memory that instructions are put in order for.
-_FAR = Memory(beats=0.25)
+#: Beats per cycle of the far memory that instructions are put in order for, unless it is slower:
+#: with a faster one that order is nearly as good, while that for a fast one is not with a slower
+#: one.
+_FAR_BEATS = 0.25
 #: Loads that a queue may hold then.
 _LOADS = 3
 #: Numbers of layers are a byte of an instruction.
@@ -66,6 +68,7 @@ class LayerLowering:
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._group = -(-size // sub)
+        self._far = Memory(beats=min(_FAR_BEATS, device.far_beats or _FAR_BEATS))
         own = LayerBuffers(config, stages, sub, targets=isinstance(loss, MSE))
         self.buffers = [own]
         heaps = {Tier.NEAR: device.heap, Tier.FAR: device.far_heap}
@@ -113,6 +116,5 @@ class LayerLowering:
         return [assemble(self.config, iterations(code, 1, (0,) * 5))]
 
     def _in_order(self, code):
-        """``code`` in the order in which instructions can start, beside a slow far memory: with a
-        faster one nearly as good, while the order for a fast one is not good with a slower one."""
-        return interleave_one(self.buffers[0], code, far=_FAR, loads=_LOADS)
+        """``code`` in the order in which instructions can start."""
+        return interleave_one(self.buffers[0], code, far=self._far, loads=_LOADS)
