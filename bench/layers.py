@@ -1,9 +1,9 @@
 """Layer-to-layer execution: bytes, weight high-water mark, stall and overlap of deep networks.
 
 Predicted by the cycle model for L layers and several speeds of far memory, and measured on the RTL
-for the shallow ones. Stall: cycles beyond those with a far memory that takes no time. Load over
-run: cycles in which far memory delivers what a layer loads in backward, over those in which the
-array takes rows of one sub-minibatch then; a group should be twice that.
+for the shallow ones and some speeds. Stall: cycles beyond those with a far memory that takes no
+time. Load over run: cycles in which far memory delivers what a layer loads in backward, over those
+in which the array takes rows of one sub-minibatch then; a group should be above that.
 """
 
 import numpy as np
@@ -27,6 +27,9 @@ CASES = ((4, 2), (4, 4), (4, 8), (16, 2), (16, 4), (16, 8), (64, 4))
 AROUND = 8, (1, 2, 3, 4, 5, 6, 7)
 #: Layers and group of the runs on the RTL.
 MEASURED = ((4, 4), (16, 4), (16, 8))
+#: Layers, groups, and beats a cycle of far memory in both directions together, of those with a slow
+#: one.
+SLOW = 8, (4, 8), (None, 0.5, 0.25, 0.1)
 
 
 def run(console):
@@ -49,6 +52,7 @@ def run(console):
     for count, group in MEASURED:
         table.add_row(str(count), str(group), *_measured(count, group))
     console.print(table)
+    console.print(_slow())
 
 
 def _around():
@@ -110,16 +114,41 @@ def _ratio(speed):
 
 
 def _measured(count, group):
-    rng = np.random.default_rng(0)
     with gm.open("verilator", CONFIG) as device:
-        trainer = _trainer(device, count, group)
-        samples = group * SUB
-        x = rng.normal(size=(samples, WIDTH)).astype(np.float32)
-        trainer.predict(x[:SUB])  # brings the weights to far memory
-        device.clear_counters()
-        with record(device) as timeline:
-            trainer.fit(x, rng.integers(0, WIDTH, samples), epochs=1)
-        cycles, found = device.counters()["cycles"], layers(trainer, timeline)
+        trainer, timeline, cycles = _trained(device, count, group)
+        found = layers(trainer, timeline)
         predicted = predict([_program(trainer)], CONFIG).cycles
     return (f"{cycles:,}", f"{predicted:,}", f"{found['waits_for_weights']:.2%}",
             f"{found['updates_beside_backward']:.1%}", f"{found['updates_beside_products']:.1%}")
+
+
+def _trained(device, count, group):
+    """Trainer, timeline and cycles of a virtual minibatch whose weights are in far memory."""
+    trainer, samples = _trainer(device, count, group), group * SUB
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, WIDTH)).astype(np.float32)
+    trainer.predict(x[:SUB])  # brings the weights to far memory
+    device.clear_counters()
+    with record(device) as timeline:
+        trainer.fit(x, rng.integers(0, WIDTH, samples), epochs=1)
+    return trainer, timeline, device.counters()["cycles"]
+
+
+def _slow():
+    """Cycles with slow far memories; in brackets where the driver does not know how slow."""
+    count, groups, speeds = SLOW
+    table = Table(title=f"L = {count} on the RTL, far memory at so many beats a cycle in both "
+                        "directions together: cycles (if the speed is not known)")
+    for column in ("B/M", *(str(speed or "no limit") for speed in speeds)):
+        table.add_column(column, justify="right")
+    for group in groups:
+        row = []
+        for speed in speeds:
+            with gm.open("verilator", CONFIG, bandwidth=(None, speed)) as device:
+                *_, known = _trained(device, count, group)
+            with gm.open("verilator", CONFIG, bandwidth=(None, speed)) as device:
+                device.far_beats = None
+                *_, unknown = _trained(device, count, group)
+            row.append(f"{known:,}" + f" ({unknown:,})" * (known != unknown))
+        table.add_row(str(group), *row)
+    return table

@@ -118,7 +118,8 @@ class Trainer:
                              sub_minibatch=self.sub_minibatch, tiles=tiles, schedule=schedule,
                              loss=self.loss, optimizer=optimizer, passing=passing)
             self._lowering = lower(self.plan, model, device.config, self.loss, optimizer,
-                                   predict_weights=predict_weights, passing=passing, **how)
+                                   predict_weights=predict_weights, passing=passing,
+                                   stashed=stash is not None, **how)
         self._parameters = place_parameters(model, device, optimizer, self._lowering)
         self._losses_at = place_region(1, device.config.n, device.config,
                                        lambda nbytes: device.heap.allocate(nbytes, "losses"),

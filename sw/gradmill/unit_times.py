@@ -42,7 +42,7 @@ class _Latencies:
     store:         int = 18  # command to the first beat on the bus, and response to the end
     encode:        int = 48  # of the stash codec, beside what :func:`encoder_cycles` says
     decode:        int = 13  # of the stash codec, beyond a tile of rows
-    check:         int = 14  # of one side of a copy
+    check:         int = 14  # of a transfer, of one side of a copy
     link:          int = 9   # from the sender's memory to the receiver's
     credits:       int = 16  # rows that a sender is ahead of the receiver
 
@@ -63,10 +63,11 @@ class Bus:
     def __init__(self, memory):
         self.memory, self.free = memory, 0
 
-    def transfer(self, start, beats):
-        """Cycle in which the last beat of a transfer asked for at ``start`` has passed."""
-        begin = max(start + self.memory.latency, self.free)
-        self.free = begin + beats / self.memory.beats
+    def transfer(self, start, beats, after=0):
+        """Cycle in which the last beat of a transfer asked for at ``start`` has passed; whom they
+        are for takes beats from ``after`` on, one a cycle."""
+        begin = max(start + self.memory.latency, self.free, after)
+        self.free = begin + beats / min(1, self.memory.beats)
         return self.free
 
 
@@ -150,6 +151,8 @@ class Units:
         self.config, self.buses = config, buses
         self.free = dict.fromkeys(Queue, 0)
         self._streamed = 0  # when the array has had its last row
+        self._moved = {Queue.LOAD: 0, Queue.STORE: 0}      # when the last row has passed the unit
+        self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has
         self._products = deque(maxlen=_REMEMBERED)
 
     def execute(self, opcode, fields, op, start):
@@ -235,6 +238,8 @@ class Units:
         return now + rows / alone
 
     def _transfer(self, opcode, fields, op, start):
+        """A unit checks an instruction while rows of earlier ones move. Rows and beats pass it in
+        order, each one a cycle, whichever memory they come from or go to."""
         runs = fields["count0"] * fields["count1"] * fields["count2"]
         kind = Kind(fields["kind"]).name.lower()
         beats = runs * (self.config.run_bytes(kind, fields["run"], fields["codec"])
@@ -242,18 +247,22 @@ class Units:
         rows = runs * fields["run"]
         write = opcode is Opcode.STORE
         bus = self.buses[2 * fields["tier"] + write]
-        self.free[opcode.queue] = start + max(runs, rows if write else 0)
+        queue = opcode.queue
+        self.free[queue] = start + UNITS.check + runs
+        came = self._passed_on[queue] = bus.transfer(start + 4, beats, self._passed_on[queue])
         if write:
             delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
-            return max(bus.transfer(start + 4, beats), start + rows) \
-                + bus.memory.latency + UNITS.store - 4 + delay
+            self._moved[queue] = read = max(start, self._moved[queue]) + rows
+            return max(came, read) + bus.memory.latency + UNITS.store - 4 + delay
+        begin = max(came - beats / min(1, bus.memory.beats), self._moved[queue])
         if fields["codec"]:
-            decoded = start + bus.memory.latency + rows + self.config.n + UNITS.decode
-            return round(max(bus.transfer(start + 4, beats), decoded)) + UNITS.load
-        bank = self._acc_bank(op[0]) if kind == "fp32" else None
-        written = self._passed(start, rows, 1, lambda product:
-                               product.streamed if product.acc == bank else 0)
-        return round(max(bus.transfer(start + 4, beats), written)) + UNITS.load
+            written = begin + rows + self.config.n + UNITS.decode
+        else:
+            bank = self._acc_bank(op[0]) if kind == "fp32" else None
+            written = self._passed(begin, rows, 1, lambda product:
+                                   product.streamed if product.acc == bank else 0)
+        self._moved[queue] = round(max(came, written))
+        return self._moved[queue] + UNITS.load
 
     def _copy(self, fields, start):
         """End of a ``COPY``: its reads run ahead of its writes."""

@@ -68,12 +68,13 @@ class TileBuffers:
 
     In the tensor memory weights, inputs, and gradients of one and the next stage or set lie in
     different banks, so that the two operands of a product do, and one gradient can be summed up
-    while another is an operand. Rows on their way to a neighbour lie beside the weights if a
-    product leaves that bank free between two rows of weights; if it has but n samples, it does
-    not, and they lie beside the gradients. In the accumulators the matrix unit goes round panels
-    in different banks, while the vector unit works on the ones before; gradients and everything
-    else are in a bank of their own, if they fit, otherwise in the inner two; the optimizer's
-    panels are in the outer banks.
+    while another is an operand. Inputs that are stored while products run lie in two banks in turn,
+    because a product takes rows of its input in every cycle. Rows on their way to a neighbour lie
+    beside the weights if a product leaves that bank free between two rows of weights; if it has but
+    n samples, it does not, and they lie beside the gradients. In the accumulators the matrix unit
+    goes round panels in different banks, while the vector unit works on the ones before; gradients
+    and everything else are in a bank of their own, if they fit, otherwise in the inner two; the
+    optimizer's panels are in the outer banks.
 
     A *set* is what a sub-minibatch leaves for its backward pass: the input and the gradient of
     every stage, and the signs of the inputs. Sets are used in turn.
@@ -93,6 +94,8 @@ class TileBuffers:
     passing : bool
         Whether inputs of stages do not stay on chip: all but the first, and the gradients, take
         turns in a few places.
+    stashed : bool
+        Whether inputs of stages are stored, and loaded again to the same places.
     versions : int
         Versions of the weights that products use, 1 or 2.
 
@@ -124,7 +127,7 @@ class TileBuffers:
     """
 
     def __init__(self, config, part, rows, *, sets=(1, 1), targets=False, passing=False,
-                 versions=1):
+                 stashed=False, versions=1):
         self._begin(config, part, rows)
         stages = part.stages
         linear = {s: stages[s].linear for s in part.numbers}
@@ -140,12 +143,13 @@ class TileBuffers:
                          for s, layer in linear.items()} for k in range(versions)]
         self.weight = self.weights[0]
         if passing:
-            self._pass(linear, rows, half, inner[0], top)
+            self._pass(linear, rows, half, *self._beside_weights(inner[0], top))
         else:
-            self.x = [{s: self._tiles(f"activation {s}, set {k}", rows, layer.inputs, half)
+            x, dy = self._banks(half, inner[0], top, stashed=stashed)
+            self.x = [{s: self._tiles(f"activation {s}, set {k}", rows, layer.inputs, x[s])
                        for s, layer in linear.items()} for k in range(sets[0])]
             self.dy = [{s: self._tiles(f"gradient {s}, set {k}", rows, layer.outputs,
-                                       (top, inner[0])[(k + s) % 2])
+                                       dy[s][k % 2])
                         for s, layer in linear.items()} for k in range(sets[1])]
         self.signs = [{s: self._bits(f"signs of activation {s}, set {k}", rows, layer.inputs)
                        for s, layer in linear.items() if part.masked(s)} for k in range(sets[0])]
@@ -184,6 +188,29 @@ class TileBuffers:
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
         self._more_panels((inner[1],) if apart else (0, top, 0), top)
+
+    def _banks(self, half, inner, top, *, stashed):
+        """Stage number -> bank of its input; -> banks of its gradient in even and odd sets. The
+        last inputs are stored while the first input of another set is an operand, those before
+        while one of the next two stages' is; a gradient is in another bank than both of its stage's
+        input and of the next gradient."""
+        numbers, last = self.part.numbers, self.part.last
+        if not stashed or len(numbers) == 1 or self.rows < 2 * self.config.n:
+            return dict.fromkeys(numbers, half), {
+                s: (top, inner) if s % 2 == 0 else (inner, top) for s in numbers}
+        x = {s: half if s == self.part.first or (last - s) % 2 else inner for s in numbers}
+        dy = {}
+        for s in reversed(numbers):
+            dy[s] = next(bank for bank in (half, top, inner)
+                         if bank not in (x[s], dy.get(s + 1)))
+        return x, {s: (bank, bank) for s, bank in dy.items()}
+
+    def _beside_weights(self, inner, top):
+        """Banks that inputs of odd stages share with gradients of even ones, and that of the other
+        gradients: the outer one and the input's if weights fill more than a bank."""
+        if self._tensor.used > self.config.tensor_rows // self.config.banks:
+            return top, self.config.banks // 2
+        return inner, top
 
     def _pass(self, linear, rows, half, inner, top):
         """One set of inputs and gradients, which take turns. The input of a stage can be stored
@@ -271,12 +298,13 @@ class TileBuffers:
         size = max(1, self.panel_rows // rows)
         return [(first, min(size, count - first)) for first in range(0, count, size)]
 
-    def products(self, count, rows, inner):
+    def products(self, count, rows, inner, least=1):
         """``(first, count)`` of the column blocks that are computed at once: as many as fill a
         panel, but no more than keep the array for _PRODUCT cycles with ``inner`` blocks to sum
-        over, so that what is urgent seldom waits long."""
+        over, so that what is urgent seldom waits long; ``least`` pieces if there are so many
+        blocks."""
         size = min(self.panel_rows // rows, _PRODUCT // (inner * max(rows, self.config.n)))
-        pieces = -(-count // max(1, size))
+        pieces = max(-(-count // max(1, size)), min(least, count))
         edges = [k * count // pieces for k in range(pieces + 1)]
         return [(first, last - first) for first, last in pairwise(edges)]
 

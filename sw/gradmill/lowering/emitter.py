@@ -141,10 +141,10 @@ class Emitter:
         self.vector(rows=m, count=x.blocks, cols=x.cols, op0=source.base, a_stride=source.stride,
                     op3=x.base, t_stride=x.stride, write_tensor=1)
 
-    def forward(self, s, k, out, m, *, pad=0, training=True, made=None):
+    def forward(self, s, k, out, m, *, pad=0, training=True, made=None, least=1):
         """Stage ``s``: product, bias and activation, from set ``k`` into the same set, into
-        output ``out`` for the next tile, or into ``logits``. Where blocks of the result are
-        complete, ``made(first block, blocks)`` may add instructions."""
+        output ``out`` for the next tile, or into ``logits``, in at least so many pieces. Where
+        blocks of the result are complete, ``made(first block, blocks)`` may add instructions."""
         buffers = self.buffers
         stage, w, x = self.part.stages[s], self.weight[s], buffers.x[k][s]
         signs = None
@@ -156,7 +156,7 @@ class Emitter:
             target = buffers.sent[out]
             signs = buffers.sent_signs[out] if stage.relu else None
         final = self.part.ends and s == self.part.last
-        for first, count in buffers.products(target.blocks, m, w.blocks):
+        for first, count in buffers.products(target.blocks, m, w.blocks, least):
             part = target.from_block(first, count)
             panel = self.panel()
             self.code.append((Opcode.MATMUL, {

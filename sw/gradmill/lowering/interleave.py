@@ -26,7 +26,8 @@ from .footprint import Fields
 __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
 
 
-#: Loads that a queue holds at a time: they are often late, and a full queue stops the sequencer.
+#: Loads that a queue holds at a time, by default: they are often late, and a full queue stops the
+#: sequencer.
 _LOADS = 2
 
 
@@ -77,7 +78,7 @@ def _rename(instruction, panels):
                     for name, value in fields.items()}
 
 
-def interleave(config, buffers, codes, steps, limits, far=None, held=None):
+def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads=_LOADS):
     """The :class:`Interleaving` of ``codes``.
 
     Parameters
@@ -96,9 +97,11 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None):
         How fast far memory is, if that is known.
     held : sequence of int
         Activation sets that each tile holds before, none if not given.
+    loads : int
+        Loads that a queue holds at a time.
     """
     nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
-    placing = _Placing(config, buffers, far or Memory())
+    placing = _Placing(config, buffers, far or Memory(), loads)
     blocked = {node: len(node.after) for node in nodes}
     then = {}
     for node in nodes:
@@ -118,10 +121,10 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None):
     return Interleaving(placing.orders)
 
 
-def interleave_one(buffers, code):
-    """``code`` of a tile on its own, interleaved."""
+def interleave_one(buffers, code, **options):
+    """``code`` of a tile on its own, interleaved; ``options`` are those of :func:`interleave`."""
     steps = [Step(None, [(0, index)]) for index in range(len(code))]
-    return interleave(buffers.config, [buffers], [code], steps, [1]).apply([code])[0]
+    return interleave(buffers.config, [buffers], [code], steps, [1], **options).apply([code])[0]
 
 
 def _nodes(buffers, codes, steps, limits, held):
@@ -167,7 +170,7 @@ class _Ready:
 class _Placing:
     """Follows the units of all tiles while instructions are placed."""
 
-    def __init__(self, config, buffers, far):
+    def __init__(self, config, buffers, far, loads):
         self._config = config
         buses = [Bus(memory) for memory in (Memory(), Memory(), far, far)]
         self._units = [Units(config, buses) for _ in buffers]
@@ -183,7 +186,7 @@ class _Placing:
         self._keys = {}  # node -> those that its key depends on, its key then
         #: by tile and queue: ends of as many instructions as may be in the queue
         self._places = [{q: deque([0] * depth, depth) for q in Queue
-                         for depth in [_LOADS if q is Queue.LOAD else config.queue_depth]}
+                         for depth in [loads if q is Queue.LOAD else config.queue_depth]}
                         for _ in buffers]
         #: by tile: real panel -> when it is free; those filled are absent
         self._panels = [dict.fromkeys(own.panels, 0) for own in buffers]

@@ -14,6 +14,9 @@ __all__ = ["ActivationMemory", "PassingTile", "Runs"]
 
 #: BFP rows of these bytes are NaNs.
 POISON = 0xff
+#: Pieces in which the first activation of a sub-minibatch is made. All but the last are stored
+#: before the next product takes that bank, so far memory has something to do at once.
+_FIRST_PIECES = 4
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,9 @@ class PassingTile(TrainTile):
         if self.memory.recorder:
             self.memory.recorder.learn()
 
+    def _pieces(self, s):
+        return _FIRST_PIECES if s == self.part.first else 1
+
     def _made(self, s, m, first, count):
         if s == self.part.first and not first:
             self._label("hold")
@@ -238,7 +244,8 @@ class PassingTile(TrainTile):
         last = first + count == self.emit.buffers.x[0][s + 1].blocks
         if s + 1 in self.memory.plan.kept:
             self._store(s + 1, m, count, last=last)
-            if last or not self.memory.manager.room(count):
+            begins = s == self.part.first
+            if last or begins or not self.memory.manager.room(count):
                 self.memory.write_back(self.emit, m)
         if last:
             self._boundary(s, "forward")

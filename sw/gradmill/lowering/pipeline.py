@@ -57,6 +57,8 @@ class Lowering:
     passing : bool
         Whether activations do not stay on chip; then one tile works on one sub-minibatch at a
         time.
+    stashed : bool
+        Whether activations are stored in stash formats and loaded again.
 
     Members
     -------
@@ -75,12 +77,13 @@ class Lowering:
     at_once, versions, regions = 16, 1, None
 
     def __init__(self, config, stages, spans, order, sub, loss, optimizer, *, limits=None,
-                 narrow=False, stochastic=False, passing=False):
+                 narrow=False, stochastic=False, passing=False, stashed=False):
         self.config, self.stages, self.sub = config, stages, sub
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._interleavings = {}
-        self.stashes, self.activations, self._passing = [], None, passing
+        self.stashes, self.activations = [], None
+        self._passing, self._stashed = passing, stashed
         parts = [Part(tuple(stages), first, last) for first, last in spans]
         needed = held(order, len(parts))
         if passing:
@@ -95,6 +98,7 @@ class Lowering:
         kept = {"targets": isinstance(self.loss, MSE), "versions": self.versions}
         if self._passing:
             return TileBuffers(self.config, part, self.sub, passing=True, **kept)
+        kept["stashed"] = self._stashed
         more = tuple(max(count, limit) for count in sets)
         try:
             return TileBuffers(self.config, part, self.sub, sets=more, **kept)

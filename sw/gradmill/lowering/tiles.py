@@ -127,10 +127,15 @@ class _Tile:
         if self.part.begins:
             emit.quantise_samples(self._samples(j), k, m)
         for s in self.part.numbers:
-            emit.forward(s, k, self._turn(j), m, made=partial(self._made, s, m), **options)
+            emit.forward(s, k, self._turn(j), m, made=partial(self._made, s, m),
+                         least=self._pieces(s), **options)
             if self.stash is not None:
                 self.stash.store(emit, s, k, m)
         return start
+
+    def _pieces(self, s):
+        """In how many pieces the result of stage ``s`` is computed at least."""
+        return 1
 
     def _made(self, s, m, first, count):
         """Blocks of the result of stage ``s`` are on chip."""

@@ -165,6 +165,8 @@ class VerilatorDevice(Device):
         for tier in Tier:
             timing = _timing(*(value[tier] for value in values), 2 * self.seed + tier)
             self._library.board_timing(self._board, tier, timing)
+        far = values[1][Tier.FAR]
+        self.far_beats = far and far / 2
         self.hard_reset()
         if start:
             self._start_up()

@@ -9,6 +9,8 @@ from gradmill_hw.isa import Class, Opcode
 from gradmill_hw.regs import Tier
 
 from ...nn import MSE
+from ...unit_times import Memory
+from ..interleave import interleave_one
 from ..layout import parameter_regions
 from ..optimizer import load_parameters
 from ..programs import assemble, iterations
@@ -16,11 +18,16 @@ from ..tiles import Batch
 from .buffers import LayerBuffers
 from .memory import LayerMemory
 from .passes import LayerEmitter, Predict, Train
-from .timely import timely
 
 
 __all__ = ["LayerLowering"]
 
+#: Beats per cycle of the far memory that instructions are put in order for, unless it is slower:
+#: with a faster one that order is nearly as good, while that for a fast one is not with a slower
+#: one.
+_FAR_BEATS = 0.25
+#: Loads that a queue may hold then.
+_LOADS = 3
 #: Numbers of layers are a byte of an instruction.
 _MOST = 256
 
@@ -61,6 +68,7 @@ class LayerLowering:
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._group = -(-size // sub)
+        self._far = Memory(beats=min(_FAR_BEATS, device.far_beats or _FAR_BEATS))
         own = LayerBuffers(config, stages, sub, targets=isinstance(loss, MSE))
         self.buffers = [own]
         heaps = {Tier.NEAR: device.heap, Tier.FAR: device.far_heap}
@@ -86,7 +94,7 @@ class LayerLowering:
             load_parameters(emit, s, regions[s], cls=Class.OPTIMIZER)
             for first, count in self.buffers[0].portions(s):
                 self.memory.weight(emit, Opcode.STORE, s, first, count)
-        return [assemble(self.config, [timely(self.config, emit.code)])]
+        return [assemble(self.config, [self._in_order(emit.code)])]
 
     def predict(self, size):
         """Outputs of ``size`` samples; results lie where labels would."""
@@ -103,6 +111,10 @@ class LayerLowering:
     def _program(self, kind, batch, regions, *rest):
         def code(bases):
             emit = LayerEmitter(self.buffers[0], **self._rounding)
-            return timely(self.config, kind(emit, self.memory, batch, bases, regions, *rest).code())
+            return self._in_order(kind(emit, self.memory, batch, bases, regions, *rest).code())
 
         return [assemble(self.config, iterations(code, 1, (0,) * 5))]
+
+    def _in_order(self, code):
+        """``code`` in the order in which instructions can start."""
+        return interleave_one(self.buffers[0], code, far=self._far, loads=_LOADS)

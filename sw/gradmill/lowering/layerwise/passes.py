@@ -28,14 +28,9 @@ __all__ = ["LayerEmitter", "Predict", "Train"]
 
 
 class LayerEmitter(Emitter):
-    """Takes product panels in turn, and tags transfers and updates with the layer that is set."""
+    """Tags transfers and updates with the layer that is set."""
 
     layer = 0
-
-    def panel(self):
-        self._products += 1
-        panels = self.buffers.panels
-        return panels[self._products % len(panels)]
 
     def vector(self, **fields):
         super().vector(**{"layer": self.layer, **fields})
