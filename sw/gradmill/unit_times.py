@@ -151,6 +151,7 @@ class Units:
         self.free = dict.fromkeys(Queue, 0)
         self._streamed = 0  # when the array has had its last row
         self._products = deque(maxlen=_REMEMBERED)
+        self._stored = None  # latest STORE: fields, op, start, rows, beats, when the bus is done
 
     def execute(self, opcode, fields, op, start):
         """End of an instruction of any queue but those of the links that starts at ``start``;
@@ -242,11 +243,10 @@ class Units:
         rows = runs * fields["run"]
         write = opcode is Opcode.STORE
         bus = self.buses[2 * fields["tier"] + write]
-        self.free[opcode.queue] = start + max(runs, rows if write else 0)
         if write:
-            delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
-            return max(bus.transfer(start + 4, beats), start + rows) \
-                + bus.memory.latency + UNITS.store - 4 + delay
+            self._stored = fields, op, start, rows, beats, bus.transfer(start + 4, beats)
+            return self.stored()
+        self.free[opcode.queue] = start + runs
         if fields["codec"]:
             decoded = start + bus.memory.latency + rows + self.config.n + UNITS.decode
             return round(max(bus.transfer(start + 4, beats), decoded)) + UNITS.load
@@ -254,6 +254,24 @@ class Units:
         written = self._passed(start, rows, 1, lambda product:
                                product.streamed if product.acc == bank else 0)
         return round(max(bus.transfer(start + 4, beats), written)) + UNITS.load
+
+    def stored(self):
+        """End of the latest ``STORE``, if the products that are known are all that it meets. The
+        matrix unit comes first in every bank."""
+        fields, op, start, rows, beats, sent = self._stored
+        memory, kind = self.buses[2 * fields["tier"] + 1].memory, Kind(fields["kind"])
+        bank = (self._tensor_bank if kind is Kind.BFP else self._acc_bank)(op[0])
+
+        def taken(product):
+            if kind is Kind.BFP:
+                return max(product.streamed if product.rows == bank else 0,
+                           product.loaded if product.weights == bank else 0)
+            return product.added if kind is Kind.FP32 and product.acc == bank else 0
+
+        self.free[Queue.STORE] = round(self._passed(start, rows, 1, taken))
+        paced = self._passed(start, rows, min(1, memory.beats * rows / max(1, beats)), taken)
+        delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
+        return round(max(sent, paced)) + memory.latency + UNITS.store - 4 + delay
 
     def _copy(self, fields, start):
         """End of a ``COPY``: its reads run ahead of its writes."""
