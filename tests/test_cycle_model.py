@@ -128,8 +128,8 @@ def test_predictions_with_a_stash_are_those_of_the_rtl(text):
 
 @pytest.mark.rtl
 def test_a_store_waits_for_the_bank_of_a_product():
-    """Products take a row of A in every cycle, one of W in n of m cycles, also one that begins after
-    the store; a load follows the store."""
+    """Products take a row of A in every cycle, one of W in n of m cycles, also those that begin
+    after the store; a load follows the store."""
     config, added = NANO.replace(stash=True, acc_rows=2048), {}
     bank = config.tensor_rows // config.banks
     product = {"m": 16, "k": 32, "c": 4, "op0": bank, "a_stride_m": 4, "a_stride_k": 16,
