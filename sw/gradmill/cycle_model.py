@@ -3,7 +3,7 @@
 Every instruction is followed from fetch to completion, all tiles event by event: the sequencer
 hands it to its queue when there is a place, the queue starts it when its semaphores are there, the
 unit takes as long as its documentation says (:mod:`.unit_times`), transfers share the bus, the
-vector unit waits for banks that the matrix unit takes. Cost: linear in instructions.
+vector unit and stores wait for banks that the matrix unit takes. Cost: linear in instructions.
 """
 
 from collections import defaultdict, deque
