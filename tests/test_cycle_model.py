@@ -127,6 +127,33 @@ def test_predictions_with_a_stash_are_those_of_the_rtl(text):
 
 
 @pytest.mark.rtl
+def test_a_store_waits_for_the_bank_of_a_product():
+    """Products take a row of A in every cycle, one of W in n of m cycles, also those that begin
+    after the store; a load follows the store."""
+    config, added = NANO.replace(stash=True, acc_rows=2048), {}
+    bank = config.tensor_rows // config.banks
+    product = {"m": 16, "k": 32, "c": 4, "op0": bank, "a_stride_m": 4, "a_stride_k": 16,
+               "op1": 2 * bank, "w_stride_k": 32, "w_stride_c": 4, "d_stride_c": 16}
+    with gm.open("verilator", config) as device:
+        for place in (0, bank, 2 * bank):
+            rows = {"kind": Kind.BFP, "run": 64, "op0": place, "mem": 0x4000}
+            program = gm.Program(config)
+            for _ in range(3):
+                program.matmul(**product)
+            program.store(**rows, post=[Queue.LOAD])
+            program.load(**rows, wait=[Queue.STORE])
+            program.halt()
+            raw = program.assemble()
+            device.write_memory(gm.Tier.NEAR, 0, np.frombuffer(raw, np.uint8))
+            device.clear_counters()
+            device.run(0)
+            added[place] = device.counters()["cycles"], predict([raw], config).cycles
+    for place, (measured, expected) in added.items():
+        assert abs(measured - expected) < 25, (place, measured, expected)
+    assert added[bank][0] > added[0][0] + 200
+
+
+@pytest.mark.rtl
 @pytest.mark.parametrize("text", ["ubfp(1)/128", "ubfp(1)/16", "mx4/64"])
 def test_the_codec_delays_what_it_moves(text):
     """A store and a load on their own: what the codec adds to their cycles."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import gradmill as gm
+from gradmill.cycle_model import predict
 from gradmill_hw.config import CARD, NANO, TILE, ConfigError
 from gradmill_hw.regs import COUNTERS
 from gradmill_hw.stash import codec_model
@@ -246,3 +247,18 @@ def test_a_corrupted_block_names_its_instruction(backend):
         expected = trained(device, CASES[9], 9)[0].state_dict()
     for name, value in model.state_dict().items():
         assert value.tobytes() == expected[name].tobytes()
+
+
+def test_stores_and_loads_cost_no_cycles():
+    """By the cycle model, which knows the banks that products take."""
+    widths, size, sub, cycles = (64, 128, 10), 128, 32, []
+    with gm.open("emulator", CODEC) as device:
+        for stash in (None, gm.Stash("mask+bfp(2)/64")):
+            trainer = gm.Trainer(network(widths, (1, 0), SEED), device,
+                                 optimizer=gm.SGD(lr=0.1), stash=stash, virtual_minibatch=size,
+                                 sub_minibatch=sub)
+            few, many = (predict(trainer._lowering.train(size, count, (0, 0), trainer._regions,
+                                                         trainer._losses_at), CODEC).cycles
+                         for count in (1, 3))
+            cycles.append(many - few)
+    assert cycles[1] < 1.01 * cycles[0], cycles

@@ -3,7 +3,7 @@
 Every instruction is followed from fetch to completion, all tiles event by event: the sequencer
 hands it to its queue when there is a place, the queue starts it when its semaphores are there, the
 unit takes as long as its documentation says (:mod:`.unit_times`), transfers share the bus, the
-vector unit waits for banks that the matrix unit takes. Cost: linear in instructions.
+vector unit and stores wait for banks that the matrix unit takes. Cost: linear in instructions.
 """
 
 from collections import defaultdict, deque
@@ -90,7 +90,8 @@ class _Tile:
         self._alarms = dict.fromkeys(Queue, 0)       # when the queue will look at its head again
         self._ended = dict.fromkeys(Queue, 0)
         self._running = {q: deque() for q in Queue}  # commands in execution, ends in order
-        self._vector = None                          # the one in the vector unit: start, command
+        #: vector unit, store -> the command that products may still keep waiting: start, command
+        self._open = dict.fromkeys((Queue.VECTOR, Queue.STORE))
         self._fetch(0)
 
     # sequencer ------------------------------------------------------------------------------
@@ -163,22 +164,33 @@ class _Tile:
             (link.sends if opcode is Opcode.SEND else link.receives).append((self, command, now))
             _transfer(link)
             return
+        if self._open.get(queue):  # it may leave in this very cycle
+            self._leave(now, queue, self._open[queue])
         end = self.units.execute(opcode, fields, command.op, now)
-        if queue is Queue.VECTOR:
-            self._vector = now, command
+        if queue in self._open:
+            self._open[queue] = now, command
         else:
             self.finish(queue, command, now, end)
-        if queue is Queue.MATRIX and self._vector:
-            start, other = self._vector
-            end = self.units.execute(Opcode.VECTOR, other.fields, other.op, start)
-        if self._vector and queue in (Queue.MATRIX, Queue.VECTOR):
-            self.clock.at(self.units.free[Queue.VECTOR], self._leave, self._vector)
+        if queue is Queue.MATRIX:
+            self._hinder()
+        for other in self._open if queue is Queue.MATRIX else {queue} & set(self._open):
+            if self._open[other]:
+                self.clock.at(self.units.free[other], self._leave, other, self._open[other])
 
-    def _leave(self, now, vector):
-        """The vector unit has finished, if no product has come between meanwhile."""
-        if vector is self._vector and now >= self.units.free[Queue.VECTOR]:
-            (start, command), self._vector = vector, None
-            self.finish(Queue.VECTOR, command, start, now)
+    def _hinder(self):
+        """A product that has just started may take banks from what runs."""
+        if self._open[Queue.VECTOR]:
+            start, other = self._open[Queue.VECTOR]
+            self.units.execute(Opcode.VECTOR, other.fields, other.op, start)
+        if self._open[Queue.STORE]:
+            self.units.stored()
+
+    def _leave(self, now, queue, own):
+        """All rows of a command have passed, if no product has come between meanwhile."""
+        if own is self._open[queue] and now >= self.units.free[queue]:
+            (start, command), self._open[queue] = own, None
+            end = now if queue is Queue.VECTOR else self.units.stored()
+            self.finish(queue, command, start, end)
 
     def finish(self, queue, command, start, end):
         """``command`` ends at ``end``, and not before its predecessors."""

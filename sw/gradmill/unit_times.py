@@ -154,6 +154,7 @@ class Units:
         self._moved = {Queue.LOAD: 0, Queue.STORE: 0}      # when the last row has passed the unit
         self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has
         self._products = deque(maxlen=_REMEMBERED)
+        self._stored = None  # latest STORE: fields, op, first row, rows, beats, end on the bus
 
     def execute(self, opcode, fields, op, start):
         """End of an instruction of any queue but those of the links that starts at ``start``;
@@ -247,13 +248,13 @@ class Units:
         rows = runs * fields["run"]
         write = opcode is Opcode.STORE
         bus = self.buses[2 * fields["tier"] + write]
-        queue = opcode.queue
+        queue, begin = opcode.queue, max(start, self._moved[opcode.queue])
         self.free[queue] = start + UNITS.check + runs
-        came = self._passed_on[queue] = bus.transfer(start + 4, beats, self._passed_on[queue])
+        came = bus.transfer(start + 4, beats, self._passed_on[queue])
         if write:
-            delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
-            self._moved[queue] = read = max(start, self._moved[queue]) + rows
-            return max(came, read) + bus.memory.latency + UNITS.store - 4 + delay
+            self._stored = fields, op, begin, rows, beats, came
+            return self.stored()
+        self._passed_on[queue] = came
         begin = max(came - beats / min(1, bus.memory.beats), self._moved[queue])
         if fields["codec"]:
             written = begin + rows + self.config.n + UNITS.decode
@@ -263,6 +264,26 @@ class Units:
                                    product.streamed if product.acc == bank else 0)
         self._moved[queue] = round(max(came, written))
         return self._moved[queue] + UNITS.load
+
+    def stored(self):
+        """End of the latest ``STORE``, if the products that are known are all that it meets. The
+        matrix unit comes first in every bank."""
+        fields, op, begin, rows, beats, sent = self._stored
+        memory, kind = self.buses[2 * fields["tier"] + 1].memory, Kind(fields["kind"])
+        bank = (self._tensor_bank if kind is Kind.BFP else self._acc_bank)(op[0])
+
+        def taken(product):
+            if kind is Kind.BFP:
+                return max(product.streamed if product.rows == bank else 0,
+                           product.loaded if product.weights == bank else 0)
+            return product.added if kind is Kind.FP32 and product.acc == bank else 0
+
+        self.free[Queue.STORE] = self._moved[Queue.STORE] = round(
+            self._passed(begin, rows, 1, taken))
+        paced = self._passed(begin, rows, min(1, memory.beats * rows / max(1, beats)), taken)
+        self._passed_on[Queue.STORE] = round(max(sent, paced))
+        delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
+        return self._passed_on[Queue.STORE] + memory.latency + UNITS.store - 4 + delay
 
     def _copy(self, fields, start):
         """End of a ``COPY``: its reads run ahead of its writes."""
