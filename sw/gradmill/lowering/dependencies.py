@@ -93,12 +93,12 @@ class TileDependencies:
             self._defer(node, operation)
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
               and fields["cls"] != Class.STASH):
-            # Parameters are not loaded long before their update, nor while activations leave.
+            # Parameters are not loaded long before their update, nor placed before the activations
+            # that leave.
             if self._held is not None:
                 node.after.add(self._held)
             if self._leaving is not None:
                 node.after.add(self._leaving)
-                node.waits.add(self._leaving)
         elif opcode is Opcode.COPY and fields["target_tier"] == Tier.FAR:
             self._leaving = node
 
