@@ -230,15 +230,15 @@ class PassingTile(TrainTile):
         if self.memory.recorder:
             self.memory.recorder.learn()
 
-    def _made(self, s, m, first, count):
-        if s == self.part.first and not first:
+    def _made(self, s, m, piece):
+        if s == self.part.first and not piece.block:
             self._label("hold")
         if s == self.part.last:
             return
-        last = first + count == self.emit.buffers.x[0][s + 1].blocks
+        last = piece.block + piece.blocks == self.emit.buffers.x[0][s + 1].blocks
         if s + 1 in self.memory.plan.kept:
-            self._store(s + 1, m, count, last=last)
-            if last or not self.memory.manager.room(count):
+            self._store(s + 1, m, piece.blocks, last=last)
+            if last or not self.memory.manager.room(piece.blocks):
                 self.memory.write_back(self.emit, m)
         if last:
             self._boundary(s, "forward")
