@@ -13,7 +13,7 @@ from gradmill.lowering import pipeline
 from gradmill.lowering.buffers import VIRTUAL_ROWS
 from gradmill.lowering.footprint import footprint
 from gradmill.lowering.interleave import Interleaving, interleave
-from gradmill.lowering.sets import held, paced, received
+from gradmill.lowering.sets import early, held, paced, received
 from gradmill_hw.config import NANO, TILE
 from gradmill_hw.isa import Opcode
 from tests.test_pipeline import network, random_order
@@ -324,3 +324,18 @@ def test_a_second_set_where_there_is_room(rows, sets):
         (buffers,) = trainer._lowering.buffers
         assert len(buffers.x) == len(buffers.dy) == sets
         trainer.fit(np.ones((32, 12), np.float32), np.zeros(32, int), epochs=1)
+
+
+def test_the_last_tile_begins_forwards_early_if_it_may_keep_the_sets():
+    order = [(0, "F", 0), (1, "F", 0), (1, "B", 0), (0, "F", 1), (1, "F", 1), (1, "B", 1),
+             (1, "W", 0), (1, "W", 1)]
+    assert early(order, [2, 1]) == order
+    found = early(order, [2, 2])
+    assert [step[1:] for step in found if step[0] == 1][:3] == [("F", 0), ("F", 1), ("B", 0)]
+    assert sorted(found) == sorted(order) and held(found, 2)[1] == 2
+
+
+def test_one_tile_without_room_does_not_take_sets_from_the_others():
+    made = gm.plan(network((64, 8, 8, 8)), TILE.replace(tiles=3, tensor_rows=512),
+                   virtual_minibatch=192, sub_minibatch=16)
+    assert made.sets[0] < made.sets[2] == 5

@@ -58,8 +58,8 @@ def test_more_tiles_are_faster_and_one_tile_never_waits():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_schedule_adapts_to_the_sets_that_there_is_room_for(name):
-    made = [make_plan(profile(), 3, name, virtual_minibatch=256, sub_minibatch=16, most=most)
-            for most in (None, 2, 1)]
+    made = [make_plan(profile(), 3, name, virtual_minibatch=256, sub_minibatch=16, limits=limits)
+            for limits in (None, [2] * 3, [1] * 3)]
     assert made[0].cycles <= made[1].cycles <= made[2].cycles
     assert max(made[1].sets) <= 2 and max(made[2].sets) == 1
     assert name == "sequential" or max(made[0].sets) > 2

@@ -7,6 +7,7 @@ that belongs to the opcode. Fields are listed from bit 0 up. Reserved bits must 
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 
 
 __all__ = [
@@ -330,6 +331,13 @@ def numbers(queues):
     return max(queues) + 1
 
 
+#: Opcode -> ``(lsb, width, name, whether reserved)`` of its fields.
+_PLACES = {opcode: tuple((lsb, field.width, field.name, field.name.startswith("reserved"))
+                         for lsb, field in layout.items())
+           for opcode, layout in INSTRUCTIONS.items()}
+
+
+@cache
 def legal_tokens(queue, queues=TILE_QUEUES):
     """Bits that ``wait`` and ``post`` of an instruction for ``queue`` may have, in a tile with
     ``queues``; none for the sequencer's own (``queue`` is ``None``)."""
@@ -344,13 +352,13 @@ def encode(opcode, **values):
     layout = INSTRUCTIONS[Opcode(opcode)]
     values["opcode"] = int(opcode)
     word = 0
-    for lsb, field in layout.items():
-        value = int(values.pop(field.name, 0))
-        if not 0 <= value < 1 << field.width:
-            raise EncodingError(f"{layout.opcode.name}.{field.name} = {value} does not fit in "
-                                f"{field.width} bits")
-        if value and field.name.startswith("reserved"):
-            raise EncodingError(f"{layout.opcode.name}.{field.name} must be zero")
+    for lsb, width, name, reserved in _PLACES[layout.opcode]:
+        value = int(values.pop(name, 0))
+        if not 0 <= value < 1 << width:
+            raise EncodingError(f"{layout.opcode.name}.{name} = {value} does not fit in "
+                                f"{width} bits")
+        if value and reserved:
+            raise EncodingError(f"{layout.opcode.name}.{name} must be zero")
         word |= value << lsb
     if values:
         raise EncodingError(f"{layout.opcode.name} has no field {', '.join(sorted(values))}")
@@ -365,12 +373,11 @@ def decode(raw):
     except ValueError:
         raise EncodingError(f"illegal opcode 0x{word & 0xff:02x}") from None
     values = {}
-    for lsb, field in layout.items():
-        value = word >> lsb & (1 << field.width) - 1
-        if field.name.startswith("reserved"):
-            if value:
-                raise EncodingError(f"{layout.opcode.name}.{field.name} must be zero")
-        else:
-            values[field.name] = value
+    for lsb, width, name, reserved in _PLACES[layout.opcode]:
+        value = word >> lsb & (1 << width) - 1
+        if not reserved:
+            values[name] = value
+        elif value:
+            raise EncodingError(f"{layout.opcode.name}.{name} must be zero")
     del values["opcode"]
     return layout.opcode, values

@@ -5,7 +5,7 @@ from gradmill_hw.config import ConfigError, get_config
 from .data import minibatch_sizes
 from .lowering.buffers import Part, TileBuffers
 from .lowering.no_drain import NoDrainLowering
-from .lowering.pipeline import Lowering
+from .lowering.pipeline import Lowering, TileFull
 from .nn import MSE, SGD, CrossEntropy
 from .planner import Costs, Partition, Plan, bound, delay, make_plan, make_schedule
 from .profiler import profile
@@ -99,18 +99,28 @@ def _plan(model, config, sizes, tiles, schedule, loss, optimizer, measured, pass
         return True
 
     measured = measured or profile(model, config, sub, loss, optimizer)
-    most = bound(schedule, 0, tiles)
+    limits = [bound(schedule, s, tiles) for s in range(tiles)]
     while True:
         made = make_plan(measured, tiles, schedule, virtual_minibatch=size, sub_minibatch=sub,
-                         fits=fits, most=most)
+                         fits=fits, limits=limits)
         try:
             lower(made, model, config, loss, optimizer)
-        except ConfigError:
-            if most == 1:
+        except TileFull as full:
+            if max(limits) == 1:
                 raise
+            _tighten(limits, full.tile, made.sets)
         else:
             return made
-        most = max(1, min(most, max(made.sets)) - 1)
+
+
+def _tighten(limits, tile, sets):
+    """Fewer sets for ``tile``, which has no room for ``sets[tile]``; if it has one already, for its
+    neighbours, which send it more than it takes."""
+    if limits[tile] > 1:
+        limits[tile] = max(1, min(limits[tile], sets[tile]) - 1)
+        return
+    for other, limit in enumerate(limits):
+        limits[other] = max(1, min(limit, sets[other]) - 1)
 
 
 def one_tile(model, size, sub, schedule="sequential"):

@@ -6,7 +6,7 @@ from itertools import cycle, pairwise
 import numpy as np
 from gradmill_hw.config import ConfigError
 
-from .layout import Arena, Matrix, blocks
+from .layout import Arena, Matrix, Piece, blocks
 
 
 __all__ = ["VIRTUAL_ROWS", "Part", "TileBuffers"]
@@ -98,6 +98,9 @@ class TileBuffers:
         Whether inputs of stages are stored, and loaded again to the same places.
     versions : int
         Versions of the weights that products use, 1 or 2.
+    by_rows : bool
+        Whether outputs and returned gradients may be computed some rows at a time, where there are
+        enough rows and a place for them: who waits goes on with the first ones.
 
     Members
     -------
@@ -127,8 +130,8 @@ class TileBuffers:
     """
 
     def __init__(self, config, part, rows, *, sets=(1, 1), targets=False, passing=False,
-                 stashed=False, versions=1):
-        self._begin(config, part, rows)
+                 stashed=False, versions=1, by_rows=False):
+        self._begin(config, part, rows, by_rows=by_rows and rows >= 2 * config.n)
         stages = part.stages
         linear = {s: stages[s].linear for s in part.numbers}
         widest = max(layer.outputs for layer in linear.values())
@@ -156,15 +159,9 @@ class TileBuffers:
         self.sent, self.sent_signs, self.returned = [], [], []
         outgoing = (top, inner[0]) if rows < 2 * config.n else (0, 0)
         for k in range(_OUTGOING):
-            if not part.ends:
-                outputs = linear[part.last].outputs
-                self.sent.append(self._tiles(f"output {k}", rows, outputs, outgoing[k % 2]))
-                if stages[part.last].relu:
-                    self.sent_signs.append(self._bits(f"signs of output {k}", rows, outputs))
-            if not part.begins:
-                self.returned.append(self._tiles(f"returned gradient {k}", rows,
-                                                 linear[part.first].inputs,
-                                                 outgoing[k % 2]))
+            self._outgoing(k, linear, outgoing[k % 2], outgoing[k % 2])
+        if self.by_rows:
+            self._by_rows_too(linear, inner[0], half)
 
         self.panel_rows = max(min(_PANEL_ROWS, config.acc_rows // 8), rows,
                               *(layer.outputs for layer in linear.values()))
@@ -187,7 +184,28 @@ class TileBuffers:
             self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
-        self._more_panels((inner[1],) if apart else (0, top, 0), top)
+        self._more_panels((inner[1],) * 3 if apart else (0, top, 0), top)
+
+    def _outgoing(self, k, linear, sent, returned):
+        """Another place for outputs for the next tile and gradients for the previous one, in these
+        banks."""
+        part, rows = self.part, self.rows
+        if not part.ends:
+            outputs = linear[part.last].outputs
+            self.sent.append(self._tiles(f"output {k}", rows, outputs, sent))
+            if part.stages[part.last].relu:
+                self.sent_signs.append(self._bits(f"signs of output {k}", rows, outputs))
+        if not part.begins:
+            self.returned.append(self._tiles(f"returned gradient {k}", rows,
+                                             linear[part.first].inputs, returned))
+
+    def _by_rows_too(self, linear, sent, returned):
+        """If there is room, a place for what is computed by rows. Products of n rows leave no cycle
+        in the bank of the weights."""
+        try:
+            self._outgoing(_OUTGOING, linear, sent, returned)
+        except ConfigError:
+            self.by_rows = False
 
     def _banks(self, half, inner, top, *, stashed):
         """Stage number -> bank of its input; -> banks of its gradient in even and odd sets. The
@@ -232,15 +250,15 @@ class TileBuffers:
         return {s: Matrix(places[s % count].base, rows, cols, places[s % count].stride,
                           self.config.n) for s, cols in widths.items()}
 
-    def _begin(self, config, part, rows):
+    def _begin(self, config, part, rows, *, by_rows=False):
         """Empty memories."""
-        self.config, self.part, self.rows = config, part, rows
+        self.config, self.part, self.rows, self.by_rows = config, part, rows, by_rows
         self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
         self._acc = Arena("acc memory", config.acc_rows, config.banks)
         self._mask = Arena("mask memory", config.mask_rows, config.banks)
         self._arenas = {"tensor": self._tensor, "acc": self._acc, "mask": self._mask}
-        self._grains = {"tensor": blocks(rows, config.n) * config.n, "acc": config.acc_rows,
-                        "mask": rows}
+        self._grains = {"tensor": config.n if by_rows else blocks(rows, config.n) * config.n,
+                        "acc": config.acc_rows, "mask": config.n if by_rows else rows}
         #: rows of random numbers that a sub-minibatch may use, whatever the part
         self.random_rows = blocks(rows, config.n) * config.n * blocks(
             max(stage.linear.outputs for stage in part.stages), config.n)
@@ -298,15 +316,22 @@ class TileBuffers:
         size = max(1, self.panel_rows // rows)
         return [(first, min(size, count - first)) for first in range(0, count, size)]
 
-    def products(self, count, rows, inner, least=1):
-        """``(first, count)`` of the column blocks that are computed at once: as many as fill a
-        panel, but no more than keep the array for _PRODUCT cycles with ``inner`` blocks to sum
-        over, so that what is urgent seldom waits long; ``least`` pieces if there are so many
-        blocks."""
-        size = min(self.panel_rows // rows, _PRODUCT // (inner * max(rows, self.config.n)))
-        pieces = max(-(-count // max(1, size)), min(least, count))
-        edges = [k * count // pieces for k in range(pieces + 1)]
-        return [(first, last - first) for first, last in pairwise(edges)]
+    def products(self, count, rows, inner, *, least=1, by_rows=False):
+        """The :class:`Piece` of each product that computes ``rows`` rows of ``count`` column
+        blocks: as large as a panel, but none that keeps the array for more than _PRODUCT cycles
+        with ``inner`` blocks to sum over, so that what is urgent seldom waits long; ``least``
+        pieces if there are so many blocks."""
+        step, n = rows, self.config.n
+        if by_rows:
+            step = n * max(1, min(_PRODUCT // (n * inner * count), blocks(rows, 2 * n)))
+        pieces = []
+        for row in range(0, rows, step):
+            own = min(step, rows - row)
+            size = min(self.panel_rows // own, _PRODUCT // (inner * max(own, n)))
+            parts = max(-(-count // max(1, size)), min(least, count))
+            edges = [k * count // parts for k in range(parts + 1)]
+            pieces += [Piece(row, own, first, last - first) for first, last in pairwise(edges)]
+        return pieces
 
     def _tiles(self, owner, rows, cols, bank, *, apart=False):
         n = self.config.n

@@ -36,6 +36,8 @@ class Node:
         Of them, those that must have ended: they are in another queue and touch the same rows.
     panel, uses : int or None
         Panel that the instruction fills, or empties.
+    urgent : bool
+        Whether it does not make way for products.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Node:
     waits:  set = field(default_factory=set)
     panel:  object = None
     uses:   object = None
+    urgent: bool = False
 
 
 class TileDependencies:
@@ -68,6 +71,7 @@ class TileDependencies:
         self._released, self._holds, self._held = [], held, None
         self._filled = {}                  # panel -> what fills it
         self._leaving = None               # the last copy to far memory
+        self._piece = None                 # the last product: operation and layer, node
         self._last, self._gradients = None, []  # data gradients: the last one; first products
 
     def add(self, node, opcode, fields, operation):
@@ -91,6 +95,7 @@ class TileDependencies:
         if opcode is Opcode.MATMUL:
             self._stash(node, fields)
             self._defer(node, operation)
+            self._follow(node, operation, fields)
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
               and fields["cls"] != Class.STASH):
             # Parameters are not loaded long before their update, nor placed before the activations
@@ -164,6 +169,13 @@ class TileDependencies:
             self._holds, self._held = self._holds + 1, node
         if fields.get("release"):
             self._released.append(node)
+
+    def _follow(self, node, operation, fields):
+        """Pieces of one output stay in order: with the first one the set is held."""
+        key, before = (operation, fields["layer"]), self._piece
+        if operation and before and before[0] == key:
+            node.after.add(before[1])
+        self._piece = key, node
 
     def _defer(self, node, operation):
         """A weight gradient does not overtake more than a few data gradients that the schedule puts

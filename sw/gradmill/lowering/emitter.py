@@ -71,12 +71,10 @@ class Emitter:
         self.transfer(opcode, region.kind, cls, matrix, region.address + first_block
                       * region.stride, region.stride, tier=region.tier)
 
-    def link(self, opcode, peer, tensor, signs, m, tag, span):
-        """``m`` rows of the column blocks ``span``, ``(first, count)``, of ``tensor``, and of
-        ``signs`` if there are any, to or from a neighbour."""
-        tensor = tensor.from_block(*span)
-        signs = signs and signs.from_block(*span)
-        fields = {"peer": peer, "rows": m, "blocks": tensor.blocks, "op0": tensor.base,
+    def link(self, opcode, peer, tensor, signs, tag, piece):
+        """A ``piece`` of ``tensor``, and of ``signs`` if there are any, to or from a neighbour."""
+        tensor, signs = tensor.part(piece), signs and signs.part(piece)
+        fields = {"peer": peer, "rows": tensor.rows, "blocks": tensor.blocks, "op0": tensor.base,
                   "t_stride": tensor.stride, **tag}
         if signs is not None:
             fields |= {"masked": 1, "op4": signs.base, "k_stride": signs.stride}
@@ -112,26 +110,26 @@ class Emitter:
 
     # neighbours -----------------------------------------------------------------------------
 
-    def receive_input(self, k, m, tag, span):
-        """Column blocks of ``span`` of the activations of the previous tile into set ``k``."""
+    def receive_input(self, k, tag, piece):
+        """A ``piece`` of the activations of the previous tile into set ``k``."""
         s = self.part.first
         self.link(Opcode.RECEIVE, Peer.PREVIOUS, self.buffers.x[k][s],
-                  self.buffers.signs[k].get(s), m, tag, span)
+                  self.buffers.signs[k].get(s), tag, piece)
 
-    def send_output(self, k, m, tag, span):
-        """Column blocks of ``span`` of output ``k`` to the next tile."""
+    def send_output(self, k, tag, piece):
+        """A ``piece`` of output ``k`` to the next tile."""
         signs = self.buffers.sent_signs
-        self.link(Opcode.SEND, Peer.NEXT, self.buffers.sent[k], signs[k] if signs else None, m,
-                  tag, span)
+        self.link(Opcode.SEND, Peer.NEXT, self.buffers.sent[k], signs[k] if signs else None, tag,
+                  piece)
 
-    def receive_gradient(self, k, m, tag, span):
-        """Column blocks of ``span`` of the gradient of this tile's output into set ``k``."""
-        self.link(Opcode.RECEIVE, Peer.NEXT, self.buffers.dy[k][self.part.last], None, m, tag,
-                  span)
+    def receive_gradient(self, k, tag, piece):
+        """A ``piece`` of the gradient of this tile's output into set ``k``."""
+        self.link(Opcode.RECEIVE, Peer.NEXT, self.buffers.dy[k][self.part.last], None, tag,
+                  piece)
 
-    def send_gradient(self, k, m, tag, span):
-        """Column blocks of ``span`` of returned gradient ``k`` to the previous tile."""
-        self.link(Opcode.SEND, Peer.PREVIOUS, self.buffers.returned[k], None, m, tag, span)
+    def send_gradient(self, k, tag, piece):
+        """A ``piece`` of returned gradient ``k`` to the previous tile."""
+        self.link(Opcode.SEND, Peer.PREVIOUS, self.buffers.returned[k], None, tag, piece)
 
     # forward --------------------------------------------------------------------------------
 
@@ -141,10 +139,11 @@ class Emitter:
         self.vector(rows=m, count=x.blocks, cols=x.cols, op0=source.base, a_stride=source.stride,
                     op3=x.base, t_stride=x.stride, write_tensor=1)
 
-    def forward(self, s, k, out, m, *, pad=0, training=True, made=None, least=1):
+    def forward(self, s, k, out, m, *, pad=0, training=True, made=None, least=1,
+                by_rows=False):
         """Stage ``s``: product, bias and activation, from set ``k`` into the same set, into
-        output ``out`` for the next tile, or into ``logits``, in at least so many pieces. Where
-        blocks of the result are complete, ``made(first block, blocks)`` may add instructions."""
+        output ``out`` for the next tile, or into ``logits``, in at least so many pieces. Where a
+        piece of the result is complete, ``made(piece)`` may add instructions."""
         buffers = self.buffers
         stage, w, x = self.part.stages[s], self.weight[s], buffers.x[k][s]
         signs = None
@@ -156,53 +155,54 @@ class Emitter:
             target = buffers.sent[out]
             signs = buffers.sent_signs[out] if stage.relu else None
         final = self.part.ends and s == self.part.last
-        for first, count in buffers.products(target.blocks, m, w.blocks, least):
-            part = target.from_block(first, count)
+        for piece in buffers.products(target.blocks, m, w.blocks, least=least, by_rows=by_rows):
+            part = target.part(piece)
             panel = self.panel()
             self.code.append((Opcode.MATMUL, {
-                "m": m, "k": w.cols, "c": part.cols, "op0": x.base, "a_stride_m": self.config.n,
-                "a_stride_k": x.stride, "op1": w.base + first * self.config.n,
-                "w_stride_k": w.stride, "w_stride_c": self.config.n, "w_transpose": 1,
-                "op2": panel, "d_stride_c": m, "layer": s}))
-            fields = {"op0": panel, "a_stride": m}
+                "m": part.rows, "k": w.cols, "c": part.cols, "op0": x.base + piece.row,
+                "a_stride_m": self.config.n, "a_stride_k": x.stride,
+                "op1": w.base + piece.block * self.config.n, "w_stride_k": w.stride,
+                "w_stride_c": self.config.n, "w_transpose": 1, "op2": panel,
+                "d_stride_c": part.rows, "layer": s}))
+            fields = {"op0": panel, "a_stride": part.rows}
             if stage.linear.bias:
-                fields |= {"op1": self.bias[s].base + first, "b_stride": 1, "b_step": 0,
+                fields |= {"op1": self.bias[s].base + piece.block, "b_stride": 1, "b_step": 0,
                            "add_source": AddSource.ROW}
             if stage.relu:
                 fields |= {"mask": MaskKind.POSITIVE}
                 if training:
-                    mask = signs.from_block(first, count)
+                    mask = signs.part(piece)
                     fields |= {"op4": mask.base, "k_stride": mask.stride, "write_mask": 1}
             if final:
                 fields |= {"op2": part.base, "d_stride": part.stride, "write_acc": 1, "pad": pad}
             else:
                 fields |= {"op3": part.base, "t_stride": part.stride, "write_tensor": 1}
-            self.vector(rows=m, count=count, cols=part.cols, **fields)
+            self.vector(rows=part.rows, count=piece.blocks, cols=part.cols, **fields)
             if made is not None:
-                made(first, count)
+                made(piece)
 
     # backward -------------------------------------------------------------------------------
 
-    def data_gradient(self, s, k, kd, out, m):
+    def data_gradient(self, s, k, kd, out, m, *, by_rows=False):
         """Gradient of the input of stage ``s``, masked by its signs in set ``k``: from gradient
         set ``kd`` into the same set, or into ``returned[out]``."""
         buffers = self.buffers
         dy, w = buffers.dy[kd][s], self.weight[s]
         target = buffers.dy[kd][s - 1] if s > self.part.first else buffers.returned[out]
-        for first, count in buffers.products(target.blocks, m, dy.blocks):
-            part = target.from_block(first, count)
+        for piece in buffers.products(target.blocks, m, dy.blocks, by_rows=by_rows):
+            part = target.part(piece)
             panel = self.panel()
             self.code.append((Opcode.MATMUL, {
-                "m": m, "k": dy.cols, "c": part.cols, "op0": dy.base, "a_stride_m": self.config.n,
-                "a_stride_k": dy.stride, "op1": w.base + first * w.stride,
-                "w_stride_k": self.config.n, "w_stride_c": w.stride,
-                "op2": panel, "d_stride_c": m, "layer": s}))
-            fields = {"op0": panel, "a_stride": m, "op3": part.base, "t_stride": part.stride,
-                      "write_tensor": 1, **self.rounding(s - 1)}
+                "m": part.rows, "k": dy.cols, "c": part.cols, "op0": dy.base + piece.row,
+                "a_stride_m": self.config.n, "a_stride_k": dy.stride,
+                "op1": w.base + piece.block * w.stride, "w_stride_k": self.config.n,
+                "w_stride_c": w.stride, "op2": panel, "d_stride_c": part.rows, "layer": s}))
+            fields = {"op0": panel, "a_stride": part.rows, "op3": part.base,
+                      "t_stride": part.stride, "write_tensor": 1, **self.rounding(s - 1)}
             if s in buffers.signs[k]:
-                mask = buffers.signs[k][s].from_block(first, count)
+                mask = buffers.signs[k][s].part(piece)
                 fields |= {"op4": mask.base, "k_stride": mask.stride, "mask": MaskKind.MEMORY}
-            self.vector(rows=m, count=count, cols=part.cols, **fields)
+            self.vector(rows=part.rows, count=piece.blocks, cols=part.cols, **fields)
 
     def weight_gradient(self, s, k, kd, m, *, first):
         """Level 1 over ``m`` samples, and level 2: set when ``first``, else added. Yields each

@@ -46,10 +46,13 @@ class Step:
         Operation that it is part of, ``"F"``, ``"B"`` or ``"W"``, and sub-minibatch.
     parts : list of (int, int)
         ``(tile, place in its code)``: one instruction, or a ``SEND`` and its ``RECEIVE``.
+    urgent : bool
+        Whether the next virtual minibatch waits for it.
     """
 
     operation: tuple | None
     parts:     list
+    urgent:    bool = False
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def _nodes(buffers, codes, steps, limits, held):
     for number, step in enumerate(steps):
         parts = [(t, index, opcode, Fields(fields)) for t, index in step.parts
                  for opcode, fields in [codes[t][index]]]
-        node = Node(number, parts)
+        node = Node(number, parts, urgent=step.urgent)
         for t, _, opcode, fields in parts:
             tiles[t].add(node, opcode, fields, step.operation)
         nodes.append(node)
@@ -215,7 +218,10 @@ class _Placing:
         t, _, opcode, fields = node.parts[0]
         if node.panel is not None:
             start = max(start, min(self._panels[t].values(), default=float("inf")))
+        ready = start
         start = max(start, self._turn(t, opcode, fields))
+        if node.urgent and self._sums(opcode, fields):
+            return ready, node.number, start
         if opcode is Opcode.VECTOR:
             op = self._operands(node, t, fields)
             return start + self._units[t].kept_waiting(fields, op, start), node.number, start

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,13 +11,21 @@ from gradmill_hw.isa import Kind
 from gradmill_hw.regs import Tier
 
 
-__all__ = ["Arena", "Matrix", "Region", "blocks", "pack_batches", "pack_rows", "parameter_regions",
-           "place_region", "somewhere", "unpack_batches", "unpack_rows"]
+__all__ = ["Arena", "Matrix", "Piece", "Region", "blocks", "pack_batches", "pack_rows",
+           "parameter_regions", "place_region", "somewhere", "unpack_batches", "unpack_rows"]
 
 
 def blocks(count, n):
     """Tiles of ``n`` that cover ``count``."""
     return -(-count // n)
+
+
+class Piece(NamedTuple):
+    """Rows and column blocks of a matrix that are computed, and sent, at once."""
+    row:    int
+    rows:   int
+    block:  int
+    blocks: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,11 @@ class Matrix:
         """Column blocks ``block`` to ``block + count - 1`` as a matrix of their own."""
         cols = min(self.cols - block * self.n, count * self.n)
         return Matrix(self.base + block * self.stride, self.rows, cols, self.stride, self.n)
+
+    def part(self, piece):
+        """The rows and column blocks of a :class:`Piece`."""
+        whole = self.from_block(piece.block, piece.blocks)
+        return Matrix(whole.base + piece.row, piece.rows, whole.cols, whole.stride, whole.n)
 
 
 class Arena:

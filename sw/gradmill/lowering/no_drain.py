@@ -177,6 +177,8 @@ class NoDrainTile(TrainTile):
         The same tile in the virtual minibatches before and after it.
     """
 
+    drains = False
+
     def __init__(self, emit, batch, bases, loss, optimizer, versions, result, *, number, predict):
         super().__init__(emit, batch, bases, loss, optimizer, None, result)
         newest = (versions.newest + number) % 2

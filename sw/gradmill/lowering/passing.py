@@ -236,16 +236,16 @@ class PassingTile(TrainTile):
     def _pieces(self, s):
         return _FIRST_PIECES if s == self.part.first else 1
 
-    def _made(self, s, m, first, count):
-        if s == self.part.first and not first:
+    def _made(self, s, m, piece):
+        if s == self.part.first and not piece.block:
             self._label("hold")
         if s == self.part.last:
             return
-        last = first + count == self.emit.buffers.x[0][s + 1].blocks
+        last = piece.block + piece.blocks == self.emit.buffers.x[0][s + 1].blocks
         if s + 1 in self.memory.plan.kept:
-            self._store(s + 1, m, count, last=last)
+            self._store(s + 1, m, piece.blocks, last=last)
             begins = s == self.part.first
-            if last or begins or not self.memory.manager.room(count):
+            if last or begins or not self.memory.manager.room(piece.blocks):
                 self.memory.write_back(self.emit, m)
         if last:
             self._boundary(s, "forward")

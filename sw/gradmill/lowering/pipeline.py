@@ -17,17 +17,32 @@ from ..nn import MSE
 from .buffers import Part, TileBuffers
 from .emitter import Emitter
 from .interleave import Step, interleave, interleave_one
-from .layout import somewhere
+from .layout import blocks, somewhere
 from .optimizer import load_parameters
 from .programs import assemble, iterations
-from .sets import held, paced, received
+from .sets import early, held, paced, received
 from .tiles import Batch, PredictTile, TrainTile
 
 
-__all__ = ["RANDOM_STEP", "Lowering", "write"]
+__all__ = ["RANDOM_STEP", "Lowering", "TileFull", "write"]
 
 #: Random numbers of a virtual minibatch, in rows.
 RANDOM_STEP = 1 << 24
+
+#: Share of the products of the busiest tile from which on the last tile cannot wait for its loss.
+_FULL = 3 / 4
+
+#: Sub-minibatches at the end of a virtual minibatch for whose sums of gradients its products wait
+#: on the first tile, so that its update is not late.
+_LATE = 2
+
+
+class TileFull(ConfigError):
+    """The part of ``tile`` does not fit its memories."""
+
+    def __init__(self, tile, message):
+        super().__init__(message)
+        self.tile = tile
 
 
 class Lowering:
@@ -84,18 +99,30 @@ class Lowering:
         self._interleavings = {}
         self.stashes, self.activations = [], None
         self._passing, self._stashed = passing, stashed
+        # Random numbers are counted by the rows of an instruction, so they would be others.
+        self._by_rows = len(spans) > 1 and not stochastic
         parts = [Part(tuple(stages), first, last) for first, last in spans]
         needed = held(order, len(parts))
         if passing:
             limits = [1]
         self._limits = [max(pair) for pair in zip(needed, limits or needed, strict=True)]
+        work = [sum(blocks(stage.linear.inputs, config.n) * blocks(stage.linear.outputs, config.n)
+                    for stage in stages[first:last + 1]) for first, last in spans]
+        if work[-1] >= _FULL * max(work):
+            order = early(order, self._limits)
         self._order = paced(tuple(order), self._limits)
-        self.buffers = [self._buffers(part, sets, limit) for part, sets, limit in
-                        zip(parts, received(self._order, len(parts)), self._limits, strict=True)]
+        self.buffers = []
+        for tile, (part, sets) in enumerate(zip(parts, received(self._order, len(parts)),
+                                                strict=True)):
+            try:
+                self.buffers.append(self._buffers(part, sets, self._limits[tile]))
+            except ConfigError as error:
+                raise TileFull(tile, str(error)) from None
 
     def _buffers(self, part, sets, limit):
         """Buffers with ``limit`` sets if they fit, at least with ``sets``."""
-        kept = {"targets": isinstance(self.loss, MSE), "versions": self.versions}
+        kept = {"targets": isinstance(self.loss, MSE), "versions": self.versions,
+                "by_rows": self._by_rows}
         if self._passing:
             return TileBuffers(self.config, part, self.sub, passing=True, **kept)
         kept["stashed"] = self._stashed
@@ -205,7 +232,7 @@ def write(order, find):
     ``find(sub-minibatch)`` gives its tiles and its number in its virtual minibatch."""
     steps = []
 
-    def emit(operation, codes, *calls):
+    def emit(operation, codes, *calls, urgent=False):
         """Instructions of one tile, or a send and its receive, which make one step."""
         marks = [len(code) for code in codes]
         for method, *arguments in calls:
@@ -213,19 +240,21 @@ def write(order, find):
         new = [(t, index) for t, code in enumerate(codes)
                for index in range(marks[t], len(code))]
         new.sort(key=lambda part: codes[part[0]][part[1]][0] is Opcode.RECEIVE)
-        steps.extend(Step(operation, parts) for parts in
+        steps.extend(Step(operation, parts, urgent) for parts in
                      ([new] if len(calls) > 1 else [[part] for part in new]))
 
     for t, operation, number in order:
         tiles, j = find(number)
         codes = [tile.emit.code for tile in tiles]
-        emit((operation, number), codes, (tiles[t].run, operation, j))
+        late = j >= len(tiles[t].batch.rows) - _LATE
+        emit((operation, number), codes, (tiles[t].run, operation, j),
+             urgent=late and t == 0 and operation == "W" and tiles[t].drains)
         if operation == "F" and t + 1 < len(tiles):
-            for span in tiles[t].outgoing(operation, j):
-                emit(None, codes, (tiles[t].send_output, j, span),
-                     (tiles[t + 1].receive_input, j, span))
+            for piece in tiles[t].outgoing(operation, j):
+                emit(None, codes, (tiles[t].send_output, j, piece),
+                     (tiles[t + 1].receive_input, j, piece))
         elif operation == "B" and t > 0:
-            for span in tiles[t].outgoing(operation, j):
-                emit(None, codes, (tiles[t].send_gradient, j, span),
-                     (tiles[t - 1].receive_gradient, j, span))
+            for piece in tiles[t].outgoing(operation, j):
+                emit(None, codes, (tiles[t].send_gradient, j, piece),
+                     (tiles[t - 1].receive_gradient, j, piece))
     return steps

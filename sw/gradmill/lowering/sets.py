@@ -3,7 +3,7 @@
 from collections import deque
 
 
-__all__ = ["held", "paced", "received"]
+__all__ = ["early", "held", "paced", "received"]
 
 
 def held(order, tiles):
@@ -38,6 +38,24 @@ def received(order, tiles):
             change(t, 0, -1)
             change(t, 1, -1)
     return [tuple(pair) for pair in most]
+
+
+def early(order, limits):
+    """``order`` with each forward of the last tile, unless it would keep too many sets, before the
+    data gradient that it follows: the loss of one sub-minibatch is computed beside products of
+    another."""
+    last, alive, found = len(limits) - 1, 0, []
+    for step in order:
+        t, operation, _ = step
+        if t != last:
+            continue
+        alive += (operation == "F") - (operation == "W")
+        if operation == "F" and found and found[-1][1] == "B" and alive <= limits[last]:
+            found.insert(-1, step)
+        else:
+            found.append(step)
+    steps = iter(found)
+    return [next(steps) if step[0] == last else step for step in order]
 
 
 def paced(order, limits):

@@ -86,25 +86,35 @@ class _Tile:
     def _tag(self, j, **fields):
         return {"sub": j % (1 << 16), "last_sub": int(j == len(self.batch.rows) - 1), **fields}
 
+    def _by_rows(self, operation, j):
+        """Whether ``operation`` is done some rows at a time: while the pipeline fills, other tiles
+        wait for the first forward, while it drains, for the last data gradient."""
+        return self.buffers.by_rows and j == (0 if operation == "F" else len(self.batch.rows) - 1)
+
+    def _out(self, operation, j):
+        """Which place for what is sent ``operation`` uses."""
+        places = self.buffers.sent or self.buffers.returned
+        return len(places) - 1 if self._by_rows(operation, j) else self._turn(j)
+
     def outgoing(self, operation, j):
-        """Column blocks of what ``operation`` sends, ``(first, count)``, product by product."""
+        """The pieces of what ``operation`` sends, product by product."""
         buffers, m = self.buffers, self.batch.rows[j]
         target, source = ((buffers.sent, buffers.weight[self.part.last]) if operation == "F" else
                           (buffers.returned, buffers.dy[0][self.part.first]))
-        return buffers.products(target[0].blocks, m, source.blocks)
+        return buffers.products(target[0].blocks, m, source.blocks,
+                                by_rows=self._by_rows(operation, j))
 
-    def receive_input(self, j, span):
-        self.emit.receive_input(self._set(j)[0], self.batch.rows[j], self._tag(j), span)
+    def receive_input(self, j, piece):
+        self.emit.receive_input(self._set(j)[0], self._tag(j), piece)
 
-    def send_output(self, j, span):
-        self.emit.send_output(self._turn(j), self.batch.rows[j], self._tag(j), span)
+    def send_output(self, j, piece):
+        self.emit.send_output(self._out("F", j), self._tag(j), piece)
 
-    def receive_gradient(self, j, span):
-        self.emit.receive_gradient(self._set(j)[1], self.batch.rows[j], self._tag(j, gradient=1),
-                                   span)
+    def receive_gradient(self, j, piece):
+        self.emit.receive_gradient(self._set(j)[1], self._tag(j, gradient=1), piece)
 
-    def send_gradient(self, j, span):
-        self.emit.send_gradient(self._turn(j), self.batch.rows[j], self._tag(j, gradient=1), span)
+    def send_gradient(self, j, piece):
+        self.emit.send_gradient(self._out("B", j), self._tag(j, gradient=1), piece)
 
     def _load_ahead(self, j):
         """Load sub-minibatches up to ``j`` from memory, as far as there are any."""
@@ -127,8 +137,8 @@ class _Tile:
         if self.part.begins:
             emit.quantise_samples(self._samples(j), k, m)
         for s in self.part.numbers:
-            emit.forward(s, k, self._turn(j), m, made=partial(self._made, s, m),
-                         least=self._pieces(s), **options)
+            emit.forward(s, k, self._out("F", j), m, made=partial(self._made, s, m),
+                         least=self._pieces(s), by_rows=self._by_rows("F", j), **options)
             if self.stash is not None:
                 self.stash.store(emit, s, k, m)
         return start
@@ -137,8 +147,8 @@ class _Tile:
         """In how many pieces the result of stage ``s`` is computed at least."""
         return 1
 
-    def _made(self, s, m, first, count):
-        """Blocks of the result of stage ``s`` are on chip."""
+    def _made(self, s, m, piece):
+        """A piece of the result of stage ``s`` is on chip."""
 
 
 class PredictTile(_Tile):
@@ -154,7 +164,15 @@ class PredictTile(_Tile):
 
 
 class TrainTile(_Tile):
-    """Forward, backward, two-level reduction and update."""
+    """Forward, backward, two-level reduction and update.
+
+    Members
+    -------
+    drains : bool
+        Whether the next forward waits for the update.
+    """
+
+    drains = True
 
     def __init__(self, emit, batch, bases, loss, optimizer, regions, result):
         super().__init__(emit, batch, bases)
@@ -188,7 +206,8 @@ class TrainTile(_Tile):
     def _data_gradients(self, stages, j):
         k, kd = self._set(j)
         for s in reversed(stages):
-            self.emit.data_gradient(s, k, kd, self._turn(j), self.batch.rows[j])
+            self.emit.data_gradient(s, k, kd, self._out("B", j), self.batch.rows[j],
+                                    by_rows=self._by_rows("B", j))
 
     def weights(self, j):
         m, (k, _) = self.batch.rows[j], self._set(j)
@@ -196,20 +215,29 @@ class TrainTile(_Tile):
         if self.stash is not None:
             for s in reversed(self.part.numbers):
                 self.stash.load(self.emit, s, k, m)
-        if self.part.begins:
+        begins = self.part.begins
+        turned = begins and self.drains and j == len(self.batch.rows) - 1
+        if begins and not turned:
             self._data_gradients(self.part.numbers[1:], j)
-        for s in self.part.numbers:  # what the next forward needs first is updated first
-            self._gradients(s, j)
+        # What the next forward needs first is updated first. The next forward waits for the first
+        # tile, which updates its later layers while it makes the gradients of the others.
+        for s in reversed(self.part.numbers) if turned else self.part.numbers:
+            self._gradients(s, j, back=turned and s > 0)
         self._mark(start, "release", first=False)
         self._end(j)
 
-    def _gradients(self, s, j):
-        """Sums of the gradients of stage ``s``, and after the last one its update."""
+    def _gradients(self, s, j, *, back=False):
+        """Sums of the gradients of stage ``s``, and after the last one its update; with ``back``
+        the data gradient before that."""
         m, (k, kd) = self.batch.rows[j], self._set(j)
         first, last = j == 0, j == len(self.batch.rows) - 1
         self.emit.bias_gradient(s, kd, m, first=first)
         update = self.update(s)
-        for column, grad in self.emit.weight_gradient(s, k, kd, m, first=first):
+        chunks = self.emit.weight_gradient(s, k, kd, m, first=first)
+        if back:
+            chunks = list(chunks)
+            self._data_gradients([s], j)
+        for column, grad in chunks:
             if last:
                 update.chunk(column, grad)
         if last:

@@ -148,7 +148,7 @@ def make_schedule(name, costs, m, *, virtual=_VIRTUAL, limits=None):
 
 
 def make_plan(profile, tiles, schedule="zero-bubble", *, virtual_minibatch, sub_minibatch,
-              virtual=_VIRTUAL, fits=None, most=None):
+              virtual=_VIRTUAL, fits=None, limits=None):
     """The :class:`Plan` for a network of which the profile is known.
 
     Parameters
@@ -165,17 +165,16 @@ def make_plan(profile, tiles, schedule="zero-bubble", *, virtual_minibatch, sub_
         Virtual minibatches that a schedule which does not drain covers.
     fits : callable
         ``fits(first, last)`` tells whether one tile has the memory for these layers.
-    most : int
-        Activation sets that no tile may exceed.
+    limits : sequence of int
+        By tile: activation sets that there is room for; the bounds of the schedule hold anyway.
     """
     size, sub = minibatch_sizes(virtual_minibatch, sub_minibatch)
     if sub != profile.sub_minibatch:
         raise ValueError(f"the profile is of sub-minibatches of {profile.sub_minibatch} samples, "
                          f"not {sub}; profile with sub_minibatch={sub}")
     tiles, m = positive("tiles", tiles), -(-size // sub)
-    limits = [bound(schedule, s, tiles) for s in range(tiles)]
-    if most is not None:
-        limits = [min(limit, positive("most", most)) for limit in limits]
+    own = [bound(schedule, s, tiles) for s in range(tiles)]
+    limits = own if limits is None else [min(pair) for pair in zip(own, limits, strict=True)]
     stages = partition(profile, tiles, sub_minibatches=m, fits=fits)
     costs = _without_data_gradient(stages.costs(profile, tail=Fraction(size % sub or sub, sub)))
     order = make_schedule(schedule, costs, m, virtual=virtual, limits=limits)
