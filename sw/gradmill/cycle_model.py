@@ -164,8 +164,8 @@ class _Tile:
             (link.sends if opcode is Opcode.SEND else link.receives).append((self, command, now))
             _transfer(link)
             return
-        if self._open.get(queue):  # it may leave in this very cycle
-            self._leave(now, queue, self._open[queue])
+        if self._open.get(queue):  # its last rows may be on their way
+            self._settle(now, queue)
         end = self.units.execute(opcode, fields, command.op, now)
         if queue in self._open:
             self._open[queue] = now, command
@@ -175,7 +175,7 @@ class _Tile:
             self._hinder()
         for other in self._open if queue is Queue.MATRIX else {queue} & set(self._open):
             if self._open[other]:
-                self.clock.at(self.units.free[other], self._leave, other, self._open[other])
+                self.clock.at(self.units.passed[other], self._leave, other, self._open[other])
 
     def _hinder(self):
         """A product that has just started may take banks from what runs."""
@@ -187,10 +187,14 @@ class _Tile:
 
     def _leave(self, now, queue, own):
         """All rows of a command have passed, if no product has come between meanwhile."""
-        if own is self._open[queue] and now >= self.units.free[queue]:
-            (start, command), self._open[queue] = own, None
-            end = now if queue is Queue.VECTOR else self.units.stored()
-            self.finish(queue, command, start, end)
+        if own is self._open[queue] and now >= self.units.passed[queue]:
+            self._settle(now, queue)
+
+    def _settle(self, now, queue):
+        """Products that are still to begin do not concern the open command of ``queue``."""
+        (start, command), self._open[queue] = self._open[queue], None
+        end = now if queue is Queue.VECTOR else self.units.stored()
+        self.finish(queue, command, start, end)
 
     def finish(self, queue, command, start, end):
         """``command`` ends at ``end``, and not before its predecessors."""

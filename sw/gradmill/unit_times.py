@@ -145,11 +145,14 @@ class Units:
     -------
     free : dict
         :class:`Queue` -> cycle from which its unit takes another instruction.
+    passed : dict
+        Vector unit, store -> cycle until which products may keep its latest instruction waiting.
     """
 
     def __init__(self, config, buses):
         self.config, self.buses = config, buses
         self.free = dict.fromkeys(Queue, 0)
+        self.passed = dict.fromkeys((Queue.VECTOR, Queue.STORE), 0)
         self._streamed = 0  # when the array has had its last row
         self._moved = {Queue.LOAD: 0, Queue.STORE: 0}      # when the last row has passed the unit
         self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has
@@ -162,7 +165,8 @@ class Units:
         if opcode is Opcode.MATMUL:
             return self._multiply(fields, op, start)
         if opcode is Opcode.VECTOR:
-            end = self.free[Queue.VECTOR] = start + self._rows(fields, op, start)
+            end = self.free[Queue.VECTOR] = self.passed[Queue.VECTOR] = (
+                start + self._rows(fields, op, start))
             return end
         if opcode is Opcode.COPY:
             return self._copy(fields, start)
@@ -278,7 +282,7 @@ class Units:
                            product.loaded if product.weights == bank else 0)
             return product.added if kind is Kind.FP32 and product.acc == bank else 0
 
-        self.free[Queue.STORE] = self._moved[Queue.STORE] = round(
+        self.passed[Queue.STORE] = self._moved[Queue.STORE] = round(
             self._passed(begin, rows, 1, taken))
         paced = self._passed(begin, rows, min(1, memory.beats * rows / max(1, beats)), taken)
         self._passed_on[Queue.STORE] = round(max(sent, paced))

@@ -184,7 +184,7 @@ class TileBuffers:
             self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
-        self._more_panels((inner[1],) * 3 if apart else (0, top, 0), top)
+        self._more_panels((inner[1],) * (1 if passing else 3) if apart else (0, top, 0), top)
 
     def _outgoing(self, k, linear, sent, returned):
         """Another place for outputs for the next tile and gradients for the previous one, in these

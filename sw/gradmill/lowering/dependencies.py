@@ -95,7 +95,8 @@ class TileDependencies:
         if opcode is Opcode.MATMUL:
             self._stash(node, fields)
             self._defer(node, operation)
-            self._follow(node, operation, fields)
+            if self._buffers.by_rows:
+                self._follow(node, operation, fields)
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
               and fields["cls"] != Class.STASH):
             # Parameters are not loaded long before their update, nor placed before the activations

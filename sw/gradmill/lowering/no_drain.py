@@ -177,7 +177,7 @@ class NoDrainTile(TrainTile):
         The same tile in the virtual minibatches before and after it.
     """
 
-    drains = False
+    hastens = False
 
     def __init__(self, emit, batch, bases, loss, optimizer, versions, result, *, number, predict):
         super().__init__(emit, batch, bases, loss, optimizer, None, result)

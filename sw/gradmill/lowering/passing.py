@@ -210,6 +210,8 @@ class PassingTile(TrainTile):
         As of :class:`TrainTile`.
     """
 
+    hastens = False  # its order is that in which activations come back
+
     def __init__(self, memory, *arguments):
         super().__init__(*arguments)
         self.memory = memory

@@ -248,7 +248,7 @@ def write(order, find):
         codes = [tile.emit.code for tile in tiles]
         late = j >= len(tiles[t].batch.rows) - _LATE
         emit((operation, number), codes, (tiles[t].run, operation, j),
-             urgent=late and t == 0 and operation == "W" and tiles[t].drains)
+             urgent=late and t == 0 and operation == "W" and tiles[t].hastens)
         if operation == "F" and t + 1 < len(tiles):
             for piece in tiles[t].outgoing(operation, j):
                 emit(None, codes, (tiles[t].send_output, j, piece),

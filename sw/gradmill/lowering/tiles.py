@@ -168,11 +168,11 @@ class TrainTile(_Tile):
 
     Members
     -------
-    drains : bool
-        Whether the next forward waits for the update.
+    hastens : bool
+        Whether the update comes as early as it can, because the next forward waits for it.
     """
 
-    drains = True
+    hastens = True
 
     def __init__(self, emit, batch, bases, loss, optimizer, regions, result):
         super().__init__(emit, batch, bases)
@@ -216,7 +216,7 @@ class TrainTile(_Tile):
             for s in reversed(self.part.numbers):
                 self.stash.load(self.emit, s, k, m)
         begins = self.part.begins
-        turned = begins and self.drains and j == len(self.batch.rows) - 1
+        turned = begins and self.hastens and j == len(self.batch.rows) - 1
         if begins and not turned:
             self._data_gradients(self.part.numbers[1:], j)
         # What the next forward needs first is updated first. The next forward waits for the first
