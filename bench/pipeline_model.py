@@ -41,10 +41,10 @@ CASES = {
 
 
 def run(console):
-    """Print how far virtual minibatches are above T (array rows)."""
+    """Print how far virtual minibatches are above T."""
     table = Table(title=f"Cycle model, n = {TILE.n}, M = {SUB}: cycles of a virtual minibatch in "
                         "steady state")
-    for column in ("", "sub-minibatches", "cycles", "T (array rows)", "above", "rows of the tiles"):
+    for column in ("", "sub-minibatches", "cycles", "T", "above", "rows of the tiles"):
         table.add_column(column, justify="right")
     cases = [(name, *case, count) for name, (*case, counts) in CASES.items() for count in counts]
     for name, config, tiles, widths, count in track(cases, "cycle model", console=console):
