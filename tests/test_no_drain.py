@@ -201,15 +201,16 @@ def test_sets_do_not_grow_with_the_virtual_minibatch(room, monkeypatch):
     assert most[0] == most[1] == [2 * (tiles - s) for s in range(tiles)]
 
 
-@pytest.mark.parametrize(("tiles", "count"), [(2, 2), (4, 4)])
-def test_it_is_faster_than_a_schedule_that_drains(tiles, count):
+@pytest.mark.parametrize(("tiles", "count", "most"), [
+    (2, 2, 0.9), (4, 4, 0.9), (2, 4, 0.95), (4, 8, 0.95)])
+def test_it_is_faster_than_a_schedule_that_drains(tiles, count, most):
     config, model = TILE.replace(tiles=tiles), network(WIDE)
     cycles = {}
     for schedule in ("zero-bubble", "no-drain"):
         made = plan(model, config, schedule=schedule, virtual_minibatch=16 * count,
                     sub_minibatch=16)
         cycles[schedule] = forecast(made, model, config, gm.CrossEntropy(), SGD).cycles
-    assert cycles["no-drain"] < 0.9 * cycles["zero-bubble"], cycles
+    assert cycles["no-drain"] < most * cycles["zero-bubble"], cycles
 
 
 @pytest.mark.rtl

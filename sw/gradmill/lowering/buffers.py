@@ -184,7 +184,9 @@ class TileBuffers:
             self._loss_buffers(stages[-1].linear.outputs, (home[0], home[-1]), targets)
         if part.begins:
             self._load_ahead(stages[0].linear.inputs, home[-1])
-        self._more_panels((inner[1],) * (1 if passing else 3) if apart else (0, top, 0), top)
+        # Where activations pass, stores keep pace with the products, and more panels cost cycles.
+        more = 1 if passing else 3
+        self._more_panels((inner[1],) * more if apart else (0, top, 0), top)
 
     def _outgoing(self, k, linear, sent, returned):
         """Another place for outputs for the next tile and gradients for the previous one, in these
@@ -206,6 +208,8 @@ class TileBuffers:
             self._outgoing(_OUTGOING, linear, sent, returned)
         except ConfigError:
             self.by_rows = False
+            for places in (self.sent, self.sent_signs, self.returned):
+                del places[_OUTGOING:]
 
     def _banks(self, half, inner, top, *, stashed):
         """Stage number -> bank of its input; -> banks of its gradient in even and odd sets. The

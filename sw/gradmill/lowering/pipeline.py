@@ -99,8 +99,10 @@ class Lowering:
         self._interleavings = {}
         self.stashes, self.activations = [], None
         self._passing, self._stashed = passing, stashed
-        # Random numbers are counted by the rows of an instruction, so they would be others.
-        self._by_rows = len(spans) > 1 and not stochastic
+        # Tiles wait while a pipeline fills and drains; with two versions of the weights it does
+        # neither. Random numbers are counted by the rows of an instruction, so they would be
+        # others.
+        self._by_rows = len(spans) > 1 and self.versions == 1 and not stochastic
         parts = [Part(tuple(stages), first, last) for first, last in spans]
         needed = held(order, len(parts))
         if passing:
