@@ -7,6 +7,7 @@ from gradmill_hw.config import ConfigError
 from .cycle_model import predict
 from .lowering.layout import somewhere
 from .planning import lower, plan
+from .unit_times import Memory
 
 
 __all__ = ["Forecast", "forecast", "forecast_layers", "one_tile_cycles"]
@@ -61,9 +62,10 @@ def forecast_layers(trainer):
     """The :class:`Forecast` for layer-to-layer execution: of a program, which trains one virtual
     minibatch."""
     lowering, config = trainer._lowering, trainer.device.config
+    far = Memory(beats=trainer.device.far_beats or 1.0)
     _, result = somewhere(trainer.model.stages, config, trainer.optimizer)
     found = predict(lowering.train(trainer.virtual_minibatch, 1, (0, 0), lowering.regions, result),
-                    config)
+                    config, far=far)
     busy = {queue.name.lower(): found.busy[0][queue] / found.cycles for queue in config.queues}
     return Forecast(found.cycles, [busy], [lowering.buffers[0].usage()])
 

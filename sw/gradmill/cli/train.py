@@ -134,7 +134,7 @@ def train(
             ready = time.perf_counter()
             compared = check and device is Backend.verilator and not resume
             times: SimpleQueue = SimpleQueue()  # that the device's memory manager measures
-            reference = stack.enter_context(_on_emulator(job, sizes, settings, how, times)) \
+            reference = stack.enter_context(_on_emulator(job, machine, settings, how, times)) \
                 if compared else None
             stack.callback(times.put, None)  # nobody waits for a time that never comes
             trainer = _trainer(job, machine, settings, how, resume and out)
@@ -225,11 +225,13 @@ def follow(trainer, times):
 
 
 @contextmanager
-def _on_emulator(job, config, settings, how, times):
-    """Train the same on the emulator meanwhile; yields a function that waits for the trainer and
-    what :func:`expectation` says of it."""
+def _on_emulator(job, device, settings, how, times):
+    """Train the same as on ``device`` on the emulator meanwhile; yields a function that waits for
+    the trainer and what :func:`expectation` says of it."""
     fresh = replace(job, model=Sequential(*job.model.layers, seed=how["seed"]))
-    with open_device("emulator", config) as machine:
+    with open_device("emulator", device.config) as machine:
+        machine.far_beats = device.far_beats
+
         def fit(go_on):
             reference = _trainer(fresh, machine, settings, how, None)
             follow(reference, times)
