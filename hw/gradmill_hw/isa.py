@@ -7,7 +7,7 @@ that belongs to the opcode. Fields are listed from bit 0 up. Reserved bits must 
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
+from functools import cache, cached_property
 
 
 __all__ = [
@@ -61,7 +61,7 @@ class Opcode(IntEnum):
     SEND    = 0x60
     COPY    = 0x70
 
-    @property
+    @cached_property
     def queue(self):
         """Queue that executes the instruction, ``None`` for the sequencer's own."""
         return Queue((self >> 4) - 1) if self >> 4 else None

@@ -157,6 +157,8 @@ class Units:
         self._moved = {Queue.LOAD: 0, Queue.STORE: 0}      # when the last row has passed the unit
         self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has
         self._products = deque(maxlen=_REMEMBERED)
+        #: latest COPY: all beats have come, writes begin, are answered, and their tier
+        self._copied = 0, 0, 0, None
         self._stored = None  # latest STORE: fields, op, first row, rows, beats, end on the bus
 
     def execute(self, opcode, fields, op, start):
@@ -290,15 +292,20 @@ class Units:
         return self._passed_on[Queue.STORE] + memory.latency + UNITS.store - 4 + delay
 
     def _copy(self, fields, start):
-        """End of a ``COPY``: its reads run ahead of its writes."""
+        """End of a ``COPY``, which is checked, read and written while others are in the two other
+        stages; its reads run ahead of its writes."""
         kind = Kind(fields["kind"]).name.lower()
         beats = fields["count"] * (self.config.run_bytes(kind, fields["run"], fields["codec"])
                                    // self.config.beat_bytes)
-        came = self.buses[2 * fields["tier"]].transfer(start + 2 * UNITS.check, beats)
-        bus = self.buses[2 * fields["target_tier"] + 1]
-        first = came - beats / self.buses[2 * fields["tier"]].memory.beats
-        end = round(max(bus.transfer(first, beats), came) + bus.memory.latency)
-        self.free[Queue.COPY] = end
+        source = self.buses[2 * fields["tier"]]
+        target = self.buses[2 * fields["target_tier"] + 1]
+        came, begun, written, tier = self._copied
+        self.free[Queue.COPY] = begin = max(start + 2 * UNITS.check, came, begun,
+                                            written if tier == fields["tier"] else 0)
+        came = source.transfer(begin, beats)
+        begun = max(came - beats / source.memory.beats, written)
+        end = round(max(target.transfer(begun, beats), came) + target.memory.latency)
+        self._copied = came, begun, end, fields["target_tier"]
         return end
 
     def _acc_bank(self, row):

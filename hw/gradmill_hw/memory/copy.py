@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..isa import Opcode
 from ..isa_layout import command_layout
-from ..regs import Error
+from ..regs import Error, Tier
 from .axi_reader import ReadClient
 from .axi_writer import WriteClient
 from .bursts import Burst, Bursts, Request, beats_bits
@@ -95,9 +95,12 @@ class Copy(wiring.Component):
     only when all of it has come: so a tier that is slow, or a beat that never comes, keeps nobody
     else from a bus. Reads run ahead by as much as the buffer holds.
 
-    One instruction at a time; both sides are checked before the first beat. After a bus error
-    the unit stops for good: a bad beat and what follows it are not written, and what was asked
-    for is drained before the error is reported.
+    Three instructions pass through the unit at a time: both sides of one are checked while another
+    is read and a third is written. One is read when all beats of its predecessor have come, and
+    written when all writes of its predecessor have been answered; if it reads a tier that its
+    predecessor writes, it is read only then, too. After a bus error the unit stops for good: a bad
+    beat and what follows it are not written, and what was asked for is drained before the error is
+    reported.
 
     Parameters
     ----------
@@ -107,7 +110,7 @@ class Copy(wiring.Component):
     Members
     -------
     cmd : In(stream.Signature(command_layout(Opcode.COPY)))
-        Instructions.
+        Instructions; each is checked before it is taken.
     windows : In(windows_layout(config))
         What they may touch.
     near_read, far_read : Out(ReadClient(config))
@@ -115,7 +118,7 @@ class Copy(wiring.Component):
     near_write, far_write : Out(WriteClient(config))
         Tiers to write.
     done : Out(1)
-        An instruction has written its last beat, or failed; for one cycle.
+        The oldest instruction has written its last beat, or failed; for one cycle.
     error : Out(Error)
         With ``done``.
     error_mem : Out(40)
@@ -154,85 +157,90 @@ class Copy(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.check  = check  = WindowCheck(self.config, write=None)
-        m.submodules.source = source = RunBursts(self.config)
-        m.submodules.target = target = RunBursts(self.config)
-        m.submodules.beats  = beats  = StreamFifo(self.config.bus_bits, depth=self.beats_buffered)
+        m.submodules.beats = beats = StreamFifo(self.config.bus_bits, depth=self.beats_buffered)
 
-        own  = Signal.like(self.cmd.payload)
-        stop = Signal()  # ask for nothing more
-        came, bad_read, reading   = self._read(m, own, source, beats, stop)
-        bad_write, writing = self._write(m, own, target, beats, came, stop)
+        failure     = Signal(Error)  # why the unit has stopped
+        failure_mem = Signal(40)
+        silent = Signal()  # an abort is not over
+        handed = Signal()  # what is read is being written, too
+        quiet  = Signal()
+        stop_reading, stop_writing = Signal(), Signal()  # ask for nothing more
 
-        length = Signal(beats_bits(self.config))
-        silent = Signal()
+        checked, length, refusal, refusal_mem = self._check(m, silent, stop_reading)
+        writing, target_tier = Signal(), Signal(Tier)
+        taken = (checked & ~stop_reading & ~self.abort
+                 & ~(writing & (target_tier == self.cmd.p.tier)))
+        own, beats_of_run, reading, bad_read, came = self._read(
+            m, taken, length, beats, handed, stop_reading)
+        offered = reading & ~handed & ~stop_reading
+        target, ended, bad_write = self._write(m, offered, own, beats_of_run, beats, came,
+                                               writing, target_tier, stop_reading, stop_writing)
+
+        refused = (refusal != Error.NONE) & quiet & ~stop_reading & ~self.abort
         m.d.comb += [
-            check.windows.eq(self.windows),
-            check.i.p.mem.eq(Mux(check.write, own.target, own.mem)),
-            check.i.p.tier.eq(Mux(check.write, own.target_tier, own.tier)),
-            check.i.p.kind.eq(own.kind),
-            check.i.p.codec.eq(own.codec),
-            check.i.p.run.eq(own.run),
-            check.i.p.count[0].eq(own.count),
-            *(check.i.p.count[d].eq(1) for d in (1, 2)),
-            check.i.p.stride[0].eq(Mux(check.write, own.target_stride, own.mem_stride)),
-            source.addr.eq(own.mem),
-            source.stride.eq(own.mem_stride),
-            target.addr.eq(own.target),
-            target.stride.eq(own.target_stride),
-            *(side.runs.eq(own.count) for side in (source, target)),
-            *(side.beats.eq(length) for side in (source, target)),
-            *(side.stop.eq(stop) for side in (source, target)),
+            self.cmd.ready.eq(taken & ~reading | refused),
+            stop_reading.eq(silent | (failure != Error.NONE)),
+            # What is written may be older than what could not be read.
+            stop_writing.eq(silent | (failure != Error.NONE)
+                            & (handed | (failure == Error.BUS_WRITE))),
+            quiet.eq(~(reading | writing | beats.o.valid)),
+            self.busy.eq(~quiet | (failure != self.error) & ~silent),
         ]
-        m.d.sync += self.done.eq(0)
+        with m.If(self.cmd.ready):
+            m.d.sync += handed.eq(0)
+        with m.Elif(offered & ~writing):
+            m.d.sync += handed.eq(1)
+
+        with m.If(bad_write & ((failure == Error.NONE) | ~handed)):
+            m.d.sync += [failure.eq(Error.BUS_WRITE), failure_mem.eq(target)]
+        with m.Elif(bad_read & (failure == Error.NONE)):
+            m.d.sync += [failure.eq(Error.BUS_READ), failure_mem.eq(own.mem)]
+        with m.Elif(refused):
+            m.d.sync += [failure.eq(refusal), failure_mem.eq(refusal_mem)]
+
+        m.d.sync += self.done.eq(ended & ~stop_writing & ~self.abort)
         with m.If(self.abort):
             m.d.sync += silent.eq(1)
-
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += self.cmd.ready.eq(~silent & (self.error == Error.NONE))
-                m.d.sync += [own.eq(self.cmd.payload), check.write.eq(0)]
-                with m.If(silent & ~self.abort):
-                    m.d.sync += [silent.eq(0), self.error.eq(Error.NONE)]
-                with m.Elif(self.cmd.valid & self.cmd.ready & ~self.abort):
-                    m.next = "CHECK"
-
-            with m.State("CHECK"):
-                m.d.comb += [self.busy.eq(1), check.i.valid.eq(1)]
-                with m.If(check.i.ready):
-                    m.d.sync += [
-                        check.write.eq(1),
-                        length.eq(check.beats),
-                        self.error.eq(check.error),
-                        self.error_mem.eq(check.i.p.mem),
-                    ]
-                    with m.If(silent | (check.error != Error.NONE)):
-                        m.next = "END"
-                    with m.Elif(check.write):
-                        m.next = "BEGIN"
-
-            with m.State("BEGIN"):
-                m.d.comb += [self.busy.eq(1), source.start.eq(1), target.start.eq(1)]
-                m.next = "MOVE"
-
-            with m.State("MOVE"):
-                m.d.comb += [
-                    self.busy.eq(1),
-                    stop.eq(silent | (self.error != Error.NONE)),
-                ]
-                with m.If(self.error == Error.NONE):
-                    with m.If(bad_read):
-                        m.d.sync += [self.error.eq(Error.BUS_READ), self.error_mem.eq(own.mem)]
-                    with m.If(bad_write):
-                        m.d.sync += [self.error.eq(Error.BUS_WRITE), self.error_mem.eq(own.target)]
-                with m.If(~(source.active | target.active | reading | writing)):
-                    m.next = "END"
-
-            with m.State("END"):
-                m.d.comb += self.busy.eq(1)
-                m.d.sync += self.done.eq(~silent & ~self.abort)
-                m.next = "IDLE"
+        with m.Elif(silent & quiet):
+            m.d.sync += [silent.eq(0), failure.eq(Error.NONE), self.error.eq(Error.NONE)]
+        with m.Elif(quiet & (failure != self.error)):
+            m.d.sync += [self.done.eq(1), self.error.eq(failure), self.error_mem.eq(failure_mem)]
         return m
+
+    def _check(self, m, silent, stop):
+        """Questions about both sides of the next instruction.
+
+        Returns whether both are permitted, beats of a run, why one is refused, and its first byte.
+        """
+        m.submodules.check = check = WindowCheck(self.config, write=None)
+        ask, after = check.i.p, self.cmd.p
+        checked     = Signal()
+        length      = Signal(beats_bits(self.config))
+        refusal     = Signal(Error)
+        refusal_mem = Signal(40)
+        m.d.comb += [
+            check.windows.eq(self.windows),
+            ask.mem.eq(Mux(check.write, after.target, after.mem)),
+            ask.tier.eq(Mux(check.write, after.target_tier, after.tier)),
+            ask.kind.eq(after.kind),
+            ask.codec.eq(after.codec),
+            ask.run.eq(after.run),
+            ask.count[0].eq(after.count),
+            *(ask.count[d].eq(1) for d in (1, 2)),
+            ask.stride[0].eq(Mux(check.write, after.target_stride, after.mem_stride)),
+            check.i.valid.eq(self.cmd.valid & ~checked & (refusal == Error.NONE) & ~stop),
+        ]
+        with m.If(self.cmd.ready | silent):
+            m.d.sync += [check.write.eq(0), checked.eq(0), refusal.eq(Error.NONE)]
+        with m.Elif(check.i.valid & check.i.ready):
+            m.d.sync += [
+                check.write.eq(1),
+                checked.eq(check.write & (check.error == Error.NONE)),
+                length.eq(check.beats),
+                refusal.eq(check.error),
+                refusal_mem.eq(ask.mem),
+            ]
+        return checked, length, refusal, refusal_mem
 
     def _offer(self, m, bursts, allowed, *, name):
         """A register between bursts and the tiers: what has been offered stays offered.
@@ -254,22 +262,45 @@ class Copy(wiring.Component):
             m.d.sync += stands.eq(0)
         return request, stands, taken, Mux(load, size, 0)
 
-    def _read(self, m, own, source, beats, stop):
+    def _read(self, m, taken, length, beats, handed, stop):
         """Bursts of the source into the buffer.
 
-        Returns whether a beat comes, whether it is bad, and whether beats are to come.
+        Returns the instruction that is read, beats of its runs, whether there is one, whether a
+        beat is bad, and whether one comes.
         """
+        m.submodules.source = source = RunBursts(self.config)
+        own     = Signal.like(self.cmd.payload, name="read_own")
+        reading = Signal()
         room = Signal(range(self.beats_buffered + 1), init=self.beats_buffered)
         due  = Signal(range(self.beats_buffered + 1))
         came, bad = Signal(), Signal()
-        request, stands, taken, more = self._offer(
+        request, stands, accepted, more = self._offer(
             m, source, lambda size: (room >= size) & ~stop, name="read")
+        m.d.comb += [
+            source.addr.eq(own.mem),
+            source.stride.eq(own.mem_stride),
+            source.runs.eq(own.count),
+            source.stop.eq(stop),
+        ]
+        with m.FSM(name="read") as states:
+            m.d.comb += reading.eq(~states.ongoing("IDLE"))
+            with m.State("IDLE"):
+                m.d.sync += [own.eq(self.cmd.payload), source.beats.eq(length)]
+                with m.If(taken):
+                    m.next = "BEGIN"
+            with m.State("BEGIN"):
+                m.d.comb += source.start.eq(1)
+                m.next = "READ"
+            with m.State("READ"):
+                with m.If(~source.active & (due == 0) & (handed | stop)):
+                    m.next = "IDLE"
+
         for tier, client in enumerate((self.near_read, self.far_read)):
             m.d.comb += client.request.payload.eq(request)
             with m.If(own.tier == tier):
                 m.d.comb += [
                     client.request.valid.eq(stands),
-                    taken.eq(stands & client.request.ready),
+                    accepted.eq(stands & client.request.ready),
                     client.data.ready.eq(1),
                     came.eq(client.data.valid),
                     bad.eq(client.data.valid & client.data.p.error),
@@ -280,31 +311,56 @@ class Copy(wiring.Component):
             room.eq(room - more + (beats.o.valid & beats.o.ready)),
             due.eq(due + more - came),
         ]
-        self._count(m, self.read, own.cls, own.tier, Mux(taken, request.beats, 0), came)
-        return came, bad, due != 0
+        self._count(m, self.read, own.cls, own.tier, Mux(accepted, request.beats, 0), came)
+        return own, source.beats, reading, bad, came
 
-    def _write(self, m, own, target, beats, came, stop):
-        """Bursts of the buffer to the target.
+    def _write(self, m, offered, after, length, beats, came, writing, tier, stop_reading, stop):
+        """Bursts of the buffer to the target; ``writing``: whether there is one, ``tier``: of it.
 
-        Returns whether one went wrong, and whether beats or answers are to come.
+        Returns where it begins, whether it has ended, and whether a burst went wrong.
         """
+        m.submodules.target = target = RunBursts(self.config)
+        ended = Signal()
+        cls   = Signal.like(after.cls)
         waiting  = Signal(range(self.beats_buffered + 1))  # in the buffer and not promised
         promised = Signal(range(self.beats_buffered + 1))
         unknown  = Signal(range(UNANSWERED + 1))           # requests without an answer
         went, answered, bad = Signal(), Signal(), Signal()
-        request, stands, taken, more = self._offer(
+        request, stands, accepted, more = self._offer(
             m, target,
             lambda size: (waiting >= size) & (unknown != UNANSWERED) & ~stop, name="write")
-        for tier, client in enumerate((self.near_write, self.far_write)):
+        m.d.comb += target.stop.eq(stop)
+        with m.FSM(name="write") as states:
+            m.d.comb += writing.eq(~states.ongoing("IDLE"))
+            with m.State("IDLE"):
+                m.d.sync += [
+                    target.addr.eq(after.target),
+                    target.stride.eq(after.target_stride),
+                    target.runs.eq(after.count),
+                    target.beats.eq(length),
+                    tier.eq(after.target_tier),
+                    cls.eq(after.cls),
+                ]
+                with m.If(offered):
+                    m.next = "BEGIN"
+            with m.State("BEGIN"):
+                m.d.comb += target.start.eq(1)
+                m.next = "WRITE"
+            with m.State("WRITE"):
+                m.d.comb += ended.eq(~target.active & (promised == 0) & (unknown == 0))
+                with m.If(ended):
+                    m.next = "IDLE"
+
+        for number, client in enumerate((self.near_write, self.far_write)):
             m.d.comb += [
                 client.request.payload.eq(request),
                 client.data.p.data.eq(beats.o.payload),
                 client.data.p.strobe.eq(-1),
             ]
-            with m.If(own.target_tier == tier):
+            with m.If(tier == number):
                 m.d.comb += [
                     client.request.valid.eq(stands),
-                    taken.eq(stands & client.request.ready),
+                    accepted.eq(stands & client.request.ready),
                     client.data.valid.eq(beats.o.valid & (promised != 0)),
                     went.eq(client.data.valid & client.data.ready),
                     client.done.ready.eq(1),
@@ -312,15 +368,15 @@ class Copy(wiring.Component):
                     bad.eq(client.done.valid & client.done.payload),
                 ]
         # What nobody was promised is dropped when nothing more is asked for.
-        drop = stop & (promised == 0) & beats.o.valid
+        drop = stop_reading & (stop | ~writing) & (promised == 0) & beats.o.valid
         m.d.comb += beats.o.ready.eq(went | drop)
         m.d.sync += [
             waiting.eq(waiting + came - more - drop),
             promised.eq(promised + more - went),
             unknown.eq(unknown + (more != 0) - answered),
         ]
-        self._count(m, self.written, own.cls, own.target_tier, Mux(taken, request.beats, 0), went)
-        return bad, (waiting != 0) | (promised != 0) | (unknown != 0)
+        self._count(m, self.written, cls, tier, Mux(accepted, request.beats, 0), went)
+        return target.addr, ended, bad
 
     def _count(self, m, traffic, cls, tier, beats, moved):
         m.d.comb += [

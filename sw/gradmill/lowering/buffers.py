@@ -23,6 +23,8 @@ _PRODUCT = 512
 _HOME = 5 / 8
 #: Places for inputs of stages that do not stay on chip, and for their gradients.
 _PASSING, _GRADIENTS = 4, 2
+#: Optimizer panels that are loaded ahead where activations pass.
+_AHEAD = 3
 #: Blocks on their way to a neighbour: one is sent while the next is computed.
 _OUTGOING = 2
 
@@ -186,7 +188,7 @@ class TileBuffers:
             self._load_ahead(stages[0].linear.inputs, home[-1])
         # Where activations pass, stores keep pace with the products, and more panels cost cycles.
         more = 1 if passing else 3
-        self._more_panels((inner[1],) * more if apart else (0, top, 0), top)
+        self._more_panels((inner[1],) * more if apart else (0, top, 0), top, passing)
 
     def _outgoing(self, k, linear, sent, returned):
         """Another place for outputs for the next tile and gradients for the previous one, in these
@@ -293,15 +295,16 @@ class TileBuffers:
         return {name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
                 for name, bank in (("weight", 0), ("momentum", top))}
 
-    def _more_panels(self, banks, top):
+    def _more_panels(self, banks, top, passing):
         """If there is room, more than two product panels, and an optimizer panel for each chunk,
-        so that all of them can be loaded before the last gradient is there."""
+        so that all of them can be loaded before the last gradient is there; a few where activations
+        pass, whose loads would wait behind those."""
         chunks = sum(map(len, self.weight_grad.values())) + len(self.bias)
         try:
             for bank in banks:
                 self.panels.append(self._acc.take(
                     self.panel_rows, f"product panel {len(self.panels)}", bank=bank))
-            while len(self.optimizer) < chunks:
+            while len(self.optimizer) < (min(chunks, _AHEAD) if passing else chunks):
                 self.optimizer.append(self._optimizer_panel(len(self.optimizer), top))
         except ConfigError:
             pass
