@@ -156,9 +156,40 @@ def test_damaged_run_resumes_from_the_checkpoint_before(tmp_path, whole):
     _assert_same(_resume(path), whole[0])
 
 
+@pytest.mark.parametrize("name", ["mine", "mine.previous"])
+@pytest.mark.parametrize("entries", [("thesis.txt",), ("values.npy",), ("folder",),
+                                     ("manifest.json", "state.json", "thesis.txt"), ()])
+def test_what_is_no_checkpoint_is_never_replaced(tmp_path, name, entries):
+    place = tmp_path / name
+    write_checkpoint(tmp_path / "mine", {"a": np.zeros(3)}, {"step": 0})
+    if name == "mine":
+        (tmp_path / "mine").rename(tmp_path / "mine.previous")
+    if entries:
+        place.mkdir()
+        for entry in entries:
+            (place / entry).mkdir() if entry == "folder" else (place / entry).write_text("mine")
+    else:
+        place.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(gm.CheckpointError, match=f"{place} is not a checkpoint.*another path"):
+        write_checkpoint(tmp_path / "mine", {"a": np.ones(3)}, {"step": 1})
+    assert sorted(tmp_path.rglob("*")) == before
+    with gm.open("emulator", TILE) as device, \
+            pytest.raises(gm.CheckpointError, match="another path"):
+        trainer = _trainer(device)
+        trainer.fit(*_data(), epochs=1, checkpoint=tmp_path / "mine", on_step=pytest.fail)
+
+
+def test_an_empty_folder_becomes_a_checkpoint(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for step in range(3):
+        write_checkpoint(tmp_path / "mine", {}, {"step": step})
+    assert read_checkpoint(tmp_path / "mine")[1] == {"step": 2}
+
+
 def test_there_is_no_checkpoint(tmp_path):
     with gm.open("emulator", TILE) as device, \
-            pytest.raises(gm.CheckpointError, match="is not a checkpoint"):
+            pytest.raises(gm.CheckpointError, match="nothing does not exist: give"):
         gm.Trainer.load(tmp_path / "nothing", device)
 
 

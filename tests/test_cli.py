@@ -174,7 +174,7 @@ def test_resume_continues_an_interrupted_run(tmp_path):
     (["--epochs", 0], "epochs"),
     (["--stall", 0.95], "stall"),
     (["--device", "gpu"], "device"),
-    (["--resume"], "CheckpointError: .* is not a checkpoint"),
+    (["--resume"], "CheckpointError: .* does not exist: give"),
     (["--nonsense"], "No such option"),
 ])
 def test_bad_options_are_refused_in_words(tmp_path, arguments, words):

@@ -2,15 +2,14 @@
 
 import warnings
 from contextlib import nullcontext
-from dataclasses import asdict
 
 import numpy as np
 
 from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
-from .checkpoint import CheckpointError, kept_schedule, read_checkpoint, write_checkpoint
-from .data import (LOSSES, check_inputs, check_layer_to_layer, check_prediction, check_settings,
+from .checkpoint import check_place, read_checkpoint, write_checkpoint
+from .data import (check_inputs, check_layer_to_layer, check_prediction, check_settings,
                    check_targets, epoch_order, minibatch_sizes, one_hot, positive, scores)
 from .errors import FarMemoryError
 from .history import History
@@ -20,10 +19,11 @@ from .lowering.optimizer import scalar_values
 from .lowering.pipeline import RANDOM_STEP
 from .memory import FastMemory
 from .memory.activations import activation_memory, boundary, record
-from .nn import MSE, SGD, CrossEntropy, Sequential
+from .nn import MSE, CrossEntropy
 from .planning import lower, one_tile, plan
 from .program_store import ProgramStore
-from .stash import POLICIES, Stash, StashControl, describe_policy, policy_from_description
+from .stash import POLICIES, Stash, StashControl
+from .training_state import restore, settings, training_state
 from .versions import place_parameters
 
 
@@ -218,6 +218,8 @@ class Trainer:
             xv = check_inputs(validation_data[0], self.model.inputs)
             validation_data = xv, check_targets(validation_data[1], len(xv), self.model.outputs,
                                                 self.loss)
+        if checkpoint is not None:
+            check_place(checkpoint)
         batches = -(-len(x) // self.virtual_minibatch)
         every = batches if checkpoint_every is None else positive("checkpoint_every",
                                                                   checkpoint_every)
@@ -348,24 +350,7 @@ class Trainer:
     def save(self, path):
         """Write a checkpoint; the one that stood at ``path`` stays until this one is whole."""
         self._parameters.download()
-        arrays, versions = self._parameters.state()
-        arrays |= self.model.state_dict() | {
-            f"momentum.{key}": values for key, values in self._parameters.momentum().items()}
-        write_checkpoint(path, arrays, {
-            "numbers": self._numbers(self.device), "model": self.model.describe(),
-            "loss": type(self.loss).__name__,
-            "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
-            "sub_minibatch": self.sub_minibatch, "level1": self.level1, "rounding": self.rounding,
-            "stash": describe_policy(self.stash), "stashing": self.stashing.state(),
-            "versions": versions, "predict_weights": self.predict_weights,
-            "seed": self.seed,
-            "epoch": self.epoch, "step": self.step, "target": self._target,
-            "losses": self._losses, "history": asdict(self.history)})
-
-    @staticmethod
-    def _numbers(device):
-        """The sizes on which the bits of a result depend."""
-        return {"n": device.config.n, "mantissa_bits": device.config.mantissa_bits}
+        write_checkpoint(path, *training_state(self))
 
     @classmethod
     def load(cls, path, device, **execution):
@@ -373,26 +358,6 @@ class Trainer:
         ``mantissa_bits``; ``fast_memory``, ``tiles``, ``schedule``, ``layer_to_layer`` and
         ``boundaries`` are chosen anew, but for ``"no-drain"``, which a run keeps."""
         arrays, state = read_checkpoint(path)
-        if state["numbers"] != cls._numbers(device):
-            raise CheckpointError(f"{path} was trained with {state['numbers']}, this device has "
-                                  f"{cls._numbers(device)}: the bits would differ; open a device "
-                                  "with the same sizes")
-        model = Sequential.from_description(state["model"])
-        model.load_state_dict({key: arrays[key] for key in model.state_dict()})
-        trainer = cls(model, device, loss=LOSSES[state["loss"]](),
-                      optimizer=SGD(**state["optimizer"]),
-                      virtual_minibatch=state["virtual_minibatch"],
-                      sub_minibatch=state["sub_minibatch"], level1=state["level1"],
-                      rounding=state["rounding"], seed=state["seed"],
-                      stash=policy_from_description(state["stash"]),
-                      **kept_schedule(path, state, execution))
-        if trainer.optimizer.momentum:
-            trainer._parameters.upload({k.removeprefix("momentum."): v for k, v in arrays.items()
-                                        if k.startswith("momentum.")})
-        trainer._parameters.restore(arrays, state.get("versions"))
-        trainer.epoch, trainer.step = state["epoch"], state["step"]
-        trainer._target = state["target"]
-        trainer._losses = [tuple(entry) for entry in state["losses"]]
-        trainer.history = History(**state["history"])
-        trainer.stashing.restore(state["stashing"])
+        trainer = cls(device=device, **settings(path, arrays, state, device, execution))
+        restore(trainer, arrays, state)
         return trainer
