@@ -23,7 +23,7 @@ from .nn import MSE, CrossEntropy
 from .planning import lower, one_tile, plan
 from .program_store import ProgramStore
 from .stash import POLICIES, Stash, StashControl
-from .training_state import restore, settings, training_state
+from .training_state import check_same_data, identity, restore, settings, training_state
 from .versions import place_parameters
 
 
@@ -103,6 +103,7 @@ class Trainer:
         self.epoch = self.step = 0
         self.history = History()
         self._target = 0         # epoch at which the current fit ends
+        self._data = None        # what its samples are, see training_state.identity
         self._losses = []        # (samples, loss) of the current epoch
         self._programs = ProgramStore(device)
         self.layer_to_layer, self.boundaries = layer_to_layer, boundaries
@@ -202,27 +203,39 @@ class Trainer:
         on_step : callable, optional
             Called as ``on_step(trainer, batch, batches)`` after each virtual minibatch.
         """
-        self._target = self.epoch + positive("epochs", epochs)
-        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step)
+        target = self.epoch + positive("epochs", epochs)
+        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step,
+                         target)
 
-    def resume(self, x, y, *, validation_data=None, shuffle=True, checkpoint=None,
+    def resume(self, x, y, *, epochs=None, validation_data=None, shuffle=True, checkpoint=None,
                checkpoint_every=None, on_step=None):
         """Finish the :meth:`fit` that was interrupted after the checkpoint this trainer was
-        loaded from; the same data gives the same bits as if nothing had happened."""
-        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step)
+        loaded from, with the same bits as if nothing had happened; without anything left to do,
+        nothing is done. Other data is refused. ``epochs``, in all, lets the run go on beyond those
+        of that fit, as if they had been given to it."""
+        target = self._target if epochs is None else positive("epochs", epochs)
+        if target < self._target:
+            raise ValueError(f"epochs={epochs}: the checkpoint is of a run of {self._target} "
+                             f"epochs; give {self._target} or more, or none")
+        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step,
+                         target, self._data)
 
-    def _fit(self, x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step):
+    def _fit(self, x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step, target,
+             began_with=None):
         x = check_inputs(x, self.model.inputs)
         y = check_targets(y, len(x), self.model.outputs, self.loss)
         if validation_data is not None:
             xv = check_inputs(validation_data[0], self.model.inputs)
             validation_data = xv, check_targets(validation_data[1], len(xv), self.model.outputs,
                                                 self.loss)
+        data = identity(x, y, shuffle)
+        check_same_data(began_with, data)
         if checkpoint is not None:
             check_place(checkpoint)
         batches = -(-len(x) // self.virtual_minibatch)
         every = batches if checkpoint_every is None else positive("checkpoint_every",
                                                                   checkpoint_every)
+        self._target, self._data = target, data
         while self.epoch < self._target:
             self.stashing.begin(self, x, y, shuffle)
             for batch, loss in self._saved(checkpoint, self._train_epoch(x, y, shuffle, self.step,

@@ -1,6 +1,9 @@
 """What a checkpoint says of a trainer, and a trainer as a checkpoint says."""
 
+import hashlib
 from dataclasses import asdict
+
+import numpy as np
 
 from .checkpoint import CheckpointError, kept_schedule
 from .data import LOSSES
@@ -9,7 +12,7 @@ from .nn import SGD, Sequential
 from .stash import describe_policy, policy_from_description
 
 
-__all__ = ["restore", "settings", "training_state"]
+__all__ = ["check_same_data", "identity", "restore", "settings", "training_state"]
 
 
 def training_state(trainer):
@@ -26,7 +29,8 @@ def training_state(trainer):
         "stash": describe_policy(trainer.stash), "stashing": trainer.stashing.state(),
         "versions": versions, "predict_weights": trainer.predict_weights,
         "seed": trainer.seed, "epoch": trainer.epoch, "step": trainer.step,
-        "target": trainer._target, "losses": trainer._losses, "history": asdict(trainer.history)}
+        "target": trainer._target, "data": trainer._data, "losses": trainer._losses,
+        "history": asdict(trainer.history)}
 
 
 def settings(path, arrays, state, device, execution):
@@ -53,10 +57,28 @@ def restore(trainer, arrays, state):
                                     if key.startswith("momentum.")})
     trainer._parameters.restore(arrays, state.get("versions"))
     trainer.epoch, trainer.step = state["epoch"], state["step"]
-    trainer._target = state["target"]
+    trainer._target, trainer._data = state["target"], state.get("data")
     trainer._losses = [tuple(entry) for entry in state["losses"]]
     trainer.history = History(**state["history"])
     trainer.stashing.restore(state["stashing"])
+
+
+def identity(x, y, shuffle):
+    """What tells the samples of one run from those of another."""
+    digest = hashlib.sha256(np.ascontiguousarray(x).data)
+    labels = y if y.dtype == np.float32 else y.astype(np.int64)
+    digest.update(np.ascontiguousarray(labels).data)
+    return {"samples": len(x), "shuffle": bool(shuffle), "digest": digest.hexdigest()}
+
+
+def check_same_data(expected, found):
+    """Refuse to go on with other samples than a run began with: the bits would differ."""
+    for name, what in (("samples", "{} samples"), ("shuffle", "shuffle={}"),
+                       ("digest", "samples or labels of SHA-256 {:.12}...")):
+        if expected and found[name] != expected[name]:
+            raise CheckpointError(f"the checkpoint is of a run with {what.format(expected[name])}, "
+                                  f"these are {what.format(found[name])}: resume with the data it "
+                                  "began with, or call fit to train on with others")
 
 
 def _numbers(device):
