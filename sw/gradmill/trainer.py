@@ -23,7 +23,8 @@ from .nn import MSE, CrossEntropy
 from .planning import lower, one_tile, plan
 from .program_store import ProgramStore
 from .stash import POLICIES, Stash, StashControl
-from .training_state import check_same_data, identity, restore, settings, training_state
+from .training_state import (check_same_data, identity, last_epoch, restore, settings,
+                             training_state)
 from .versions import place_parameters
 
 
@@ -213,12 +214,8 @@ class Trainer:
         loaded from, with the same bits as if nothing had happened; without anything left to do,
         nothing is done. Other data is refused. ``epochs``, in all, lets the run go on beyond those
         of that fit, as if they had been given to it."""
-        target = self._target if epochs is None else positive("epochs", epochs)
-        if target < self._target:
-            raise ValueError(f"epochs={epochs}: the checkpoint is of a run of {self._target} "
-                             f"epochs; give {self._target} or more, or none")
         return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step,
-                         target, self._data)
+                         last_epoch(self._target, epochs), self._data)
 
     def _fit(self, x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step, target,
              began_with=None):

@@ -6,13 +6,13 @@ from dataclasses import asdict
 import numpy as np
 
 from .checkpoint import CheckpointError, kept_schedule
-from .data import LOSSES
+from .data import LOSSES, positive
 from .history import History
 from .nn import SGD, Sequential
 from .stash import describe_policy, policy_from_description
 
 
-__all__ = ["check_same_data", "identity", "restore", "settings", "training_state"]
+__all__ = ["check_same_data", "identity", "last_epoch", "restore", "settings", "training_state"]
 
 
 def training_state(trainer):
@@ -79,6 +79,16 @@ def check_same_data(expected, found):
             raise CheckpointError(f"the checkpoint is of a run with {what.format(expected[name])}, "
                                   f"these are {what.format(found[name])}: resume with the data it "
                                   "began with, or call fit to train on with others")
+
+
+def last_epoch(target, epochs):
+    """Epoch at which a run that was to end at ``target`` ends if ``epochs`` are asked for."""
+    if epochs is None:
+        return target
+    if positive("epochs", epochs) < target:
+        raise ValueError(f"epochs={epochs}: the checkpoint is of a run of {target} epochs; give "
+                         f"{target} or more, or none")
+    return int(epochs)
 
 
 def _numbers(device):

@@ -54,7 +54,7 @@ def fit(trainer, job, *, epochs, folder, resume, title):
         rest = {"validation_data": (job.x_test, job.y_test), "on_step": on_step,
                 "checkpoint": folder / "checkpoint"}
         if resume:
-            trainer.resume(job.x, job.y, **rest)
+            trainer.resume(job.x, job.y, epochs=epochs, **rest)
         else:
             trainer.fit(job.x, job.y, epochs=epochs, **rest)
     return recording.timeline
