@@ -226,7 +226,7 @@ def test_a_finished_run_is_left_alone_or_goes_on(tmp_path):
     (["--n", 5], "n=5 is not built: choose 4, 8, 16 or 32"),
     (["-B", 0], "virtual_minibatch=0"),
     (["-M", 0], "sub_minibatch=0; give an integer of at least 1"),
-    (["-M", 3000, "-B", 3000], r"acc memory has .* What fits: tiles=1, sub_minibatch=\d+ \("),
+    (["-B", 25], "virtual_minibatch=25: the task has 24 samples to train; use at most 24"),
     (["-M", 9, "-B", 8], "sub_minibatch=9 is larger than virtual_minibatch=8"),
     (["--tiles", 2], "tiles=2, but the network has only 1 Linear layers.* use tiles=1"),
     (["--schedule", "gpipe"], "schedule='gpipe'; use one of sequential, 1f1b, zero-bubble"),
@@ -244,6 +244,11 @@ def test_bad_options_are_refused_in_words(tmp_path, arguments, words):
     assert re.search(words, text), text
     assert "Traceback" not in text
     assert not (tmp_path / "report.json").exists()
+
+
+def test_what_does_not_fit_names_what_does(tmp_path):
+    text = _train(tmp_path, "--tiles", 1, "-M", 1437, "-B", 1437, task="digits", code=2)
+    assert re.search(r"memory has .* What fits: tiles=1, sub_minibatch=\d+ \(", text), text
 
 
 def test_unknown_tasks_are_refused(tmp_path):

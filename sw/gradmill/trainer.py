@@ -9,8 +9,9 @@ from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
 from .checkpoint import check_place, read_checkpoint, write_checkpoint
-from .data import (check_inputs, check_layer_to_layer, check_prediction, check_settings,
-                   check_targets, epoch_order, minibatch_sizes, one_hot, positive, scores)
+from .data import (check_device, check_inputs, check_layer_to_layer, check_pair, check_prediction,
+                   check_room, check_settings, check_targets, epoch_order, minibatch_sizes, one_hot,
+                   positive, scores)
 from .errors import FarMemoryError
 from .history import History
 from .lowering.layerwise import LayerLowering
@@ -86,6 +87,7 @@ class Trainer:
                  schedule=None, predict_weights=False, layer_to_layer=False, boundaries="near",
                  seed=0):
         self.loss = CrossEntropy() if loss is None else loss
+        check_device(device, seed)
         check_settings(model, self.loss, optimizer, level1, rounding)
         if predict_weights:
             check_prediction(schedule, optimizer.momentum)
@@ -96,6 +98,7 @@ class Trainer:
             raise ValueError(f"stash={stash!r} with fast_memory: formats of activations that move "
                              "between memories are fixed; use Stash(format, ...)")
         sizes = minibatch_sizes(virtual_minibatch, sub_minibatch)
+        check_room(*sizes, model.inputs, device)
         self.virtual_minibatch, self.sub_minibatch = sizes
         self.model, self.device, self.optimizer = model, device, optimizer
         self.level1, self.rounding, self.stash, self.seed = level1, rounding, stash, seed
@@ -222,9 +225,12 @@ class Trainer:
         x = check_inputs(x, self.model.inputs)
         y = check_targets(y, len(x), self.model.outputs, self.loss)
         if validation_data is not None:
-            xv = check_inputs(validation_data[0], self.model.inputs)
-            validation_data = xv, check_targets(validation_data[1], len(xv), self.model.outputs,
-                                                self.loss)
+            validation_data = check_pair(validation_data, self.model.inputs, self.model.outputs,
+                                         self.loss)
+        if len(x) < self.virtual_minibatch:
+            warnings.warn(f"virtual_minibatch={self.virtual_minibatch}, but there are {len(x)} "
+                          "samples: every epoch is one virtual minibatch of all of them",
+                          UserWarning, stacklevel=3)
         data = identity(x, y, shuffle)
         check_same_data(began_with, data)
         if checkpoint is not None:
@@ -232,6 +238,9 @@ class Trainer:
         batches = -(-len(x) // self.virtual_minibatch)
         every = batches if checkpoint_every is None else positive("checkpoint_every",
                                                                   checkpoint_every)
+        if checkpoint_every is not None and checkpoint is None:
+            raise ValueError(f"checkpoint_every={checkpoint_every} without checkpoint: say where "
+                             "to write, fit(..., checkpoint=path)")
         self._target, self._data = target, data
         while self.epoch < self._target:
             self.stashing.begin(self, x, y, shuffle)
@@ -243,7 +252,7 @@ class Trainer:
                 if on_step is not None:
                     on_step(self, batch, batches)
                 if self.step == batches:
-                    self._end_epoch(validation_data)
+                    self._end_epoch(x, validation_data)
                     self.stashing.validated(self._number(len(x), 0), self.history.validation)
                 if checkpoint is not None and ((batch + 1) % every == 0 or batch + 1 == batches):
                     self.save(checkpoint)
@@ -264,11 +273,12 @@ class Trainer:
                 self.save(checkpoint)
             raise
 
-    def _end_epoch(self, validation_data):
+    def _end_epoch(self, x, validation_data):
         overflows = {"matrix_nonfinite", "vector_nonfinite"} & self.device.flags()
         if overflows:
             warnings.warn(f"epoch {self.epoch + 1} produced infinities or NaNs on the device "
-                          f"({', '.join(sorted(overflows))}): lower the learning rate",
+                          f"({', '.join(sorted(overflows))}): lower the learning rate, or scale "
+                          f"the samples, whose largest magnitude is {np.abs(x).max():.3g}",
                           RuntimeWarning, stacklevel=4)
         samples = sum(n for n, _ in self._losses)
         self.history.train_loss.append(sum(n * loss for n, loss in self._losses) / samples)

@@ -106,6 +106,9 @@ def chosen(job, virtual_minibatch, sub_minibatch, **others):
     """The settings of a task, those that are given instead of its own."""
     given = {**others, "virtual_minibatch": virtual_minibatch, "sub_minibatch": sub_minibatch}
     settings = job.settings | {k: v for k, v in given.items() if v is not None}
+    if settings["virtual_minibatch"] > len(job.x):
+        raise ValueError(f"virtual_minibatch={virtual_minibatch}: the task has {len(job.x)} "
+                         f"samples to train; use at most {len(job.x)}")
     if sub_minibatch is None:
         settings["sub_minibatch"] = min(settings["sub_minibatch"], settings["virtual_minibatch"])
     return settings
