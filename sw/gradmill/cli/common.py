@@ -1,5 +1,6 @@
 """What several commands share: options, console, errors in words."""
 
+import sys
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
@@ -11,6 +12,7 @@ from rich.markup import escape
 
 from ..checkpoint import CheckpointError
 from ..errors import GradmillError
+from ..heartbeat import heartbeat
 from ..memory import FastMemory
 from ..nn import SGD
 
@@ -18,7 +20,7 @@ from ..nn import SGD
 __all__ = ["Backend", "ConfigName", "DeviceName", "FarBandwidth", "FastMemorySize", "Hidden",
            "MemoryPolicy", "Recompute", "Schedule", "Size", "SubMinibatch", "Tiles",
            "VirtualMinibatch", "chosen", "clear_errors", "configured", "console",
-           "fast_memory_options", "numbers", "sgd"]
+           "fast_memory_options", "numbers", "sgd", "working"]
 
 console = Console()
 
@@ -117,6 +119,19 @@ def chosen(job, virtual_minibatch, sub_minibatch, **others):
 def sgd(settings):
     """The optimizer of a task's settings."""
     return SGD(lr=settings["lr"], momentum=settings["momentum"], decay=settings.get("decay", 1.0))
+
+
+@contextmanager
+def working(what):
+    """Says what takes long: beside a spinner, or without a terminal now and then, apart from the
+    results."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        with heartbeat(lambda seconds: print(f"{what}: {seconds:.0f} s so far", file=sys.stderr,
+                                             flush=True)):
+            yield
 
 
 @contextmanager

@@ -50,6 +50,7 @@ from .common import (
     fast_memory_options,
     numbers,
     sgd,
+    working,
 )
 from .fit import fit
 from .resume import check_options, given_options, state_of
@@ -152,13 +153,14 @@ def train(
             reference = stack.enter_context(_on_emulator(job, machine, settings, how, times)) \
                 if compared else None
             stack.callback(times.put, None)  # nobody waits for a time that never comes
-            trainer = _trainer(job, machine, settings, how, resume and out)
+            with working("planning"):
+                trainer = _trainer(job, machine, settings, how, resume and out)
             began = {"epoch": trainer.epoch, "virtual_minibatch": trainer.step} if resume else None
             tell(trainer, times)
             timeline = fit(trainer, job, epochs=settings["epochs"], folder=out, resume=resume,
                            title=f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
-            with console.status("the same on the emulator" if compared else "predicting cycles"):
+            with working("the same on the emulator" if compared else "predicting cycles"):
                 other, expected = reference() if reference else (None, expectation(trainer))
                 results = _results(trainer, expected, timeline)
             report = {

@@ -123,7 +123,7 @@ def _timing(*, latency, bandwidth, stall, outstanding, seed):
 class VerilatorDevice(Device):
     """The RTL under Verilator, with both memories and a bus monitor, in this process.
 
-    The first use of a configuration builds its simulator, which takes a minute or two; it is kept
+    The first use of a configuration builds its simulator, which takes minutes; it is kept
     in ``build/board`` of a checkout, or in the user's cache. Where an option takes a value, a pair
     of values sets the near and the far memory apart.
 
