@@ -277,8 +277,7 @@ class Device(ABC):
                 raise DeviceTimeout("\n  ".join([text, *self._waiting(tile)]))
             events = {tile: self.read_register("irq_status", tile) for tile in sorted(running)}
             if not any(event["done"] or event["error"] for event in events.values()):
-                raise BackendError(f"the device raises its interrupt, but none of the tiles that "
-                                   f"run, {sorted(running)}, has ended or failed: reset it")
+                raise BackendError("interrupt without an event of a running tile: reset the device")
             failed = [tile for tile in sorted(running) if events[tile]["error"]]
             if failed:
                 raise self._error(self._culprit(failed))

@@ -46,8 +46,9 @@ def check_options(state, given, job, config, policy):
     """
     kept = {name: state[name] for name in _SAME} | {
         name: state["optimizer"][name] for name in _OPTIMIZER}
-    for name in kept.keys() & given.keys():
-        _same(_option(name), kept[name], given[name])
+    for name in kept:
+        if name in given:
+            _same(_option(name), kept[name], given[name])
     _same("--n", state["numbers"]["n"], config.n)
     network = Sequential.from_description(state["model"])
     if "hidden" in given:
