@@ -94,4 +94,5 @@ def fit(trainer, job, *, epochs, folder, resume, title):
         else:
             trainer.fit(job.x, job.y, epochs=epochs, **rest)
         lines.ended()
+        progress.update(bar, state=_result(trainer))
     return recording.timeline
