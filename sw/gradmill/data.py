@@ -86,8 +86,8 @@ def check_layer_to_layer(boundaries, **others):
         raise ValueError(f"boundaries={boundaries!r}; use near or far")
     for name, value in others.items():
         if value not in {"tiles": (None, 1), "schedule": (None, "sequential")}.get(name, (None,)):
-            given = f"={value!r}" if isinstance(value, int | str) else ""
-            raise ValueError(f"{name}{given} with layer_to_layer=True: one tile executes all "
+            given = repr(value) if isinstance(value, int | str) else f"{type(value).__name__}(...)"
+            raise ValueError(f"{name}={given} with layer_to_layer=True: one tile executes all "
                              f"layers and keeps their inputs as they are; leave {name} out")
 
 
