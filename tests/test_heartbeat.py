@@ -1,5 +1,6 @@
 """Work that takes long says so, also where there is no terminal."""
 
+import re
 import time
 
 import pytest
@@ -37,8 +38,9 @@ def test_a_build_says_that_it_goes_on(tmp_path, capsys):
     build._produce(tmp_path / "product.so", make, "building it", True)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "gradmill: building it (once) ..."
-    assert "gradmill: building it: 0 s so far" in lines[1:-1]
-    assert lines[-1] == "gradmill: building it took 0 s"
+    assert len(lines) > 2
+    assert all(re.fullmatch(r"gradmill: building it: \d+ s so far", line) for line in lines[1:-1])
+    assert re.fullmatch(r"gradmill: building it took \d+ s", lines[-1])
     build._produce(tmp_path / "other.so", make, "building it", False)
     assert not capsys.readouterr().err
 
@@ -46,7 +48,7 @@ def test_a_build_says_that_it_goes_on(tmp_path, capsys):
 def test_work_without_a_terminal_says_that_it_goes_on(capsys):
     with working("planning"):
         time.sleep(0.1)
-    assert "planning: 0 s so far" in capsys.readouterr().err
+    assert re.match(r"planning: \d+ s so far\n", capsys.readouterr().err)
 
 
 def test_training_without_a_terminal_says_where_it_is(tmp_path, monkeypatch):
@@ -61,4 +63,4 @@ def test_training_without_a_terminal_says_where_it_is(tmp_path, monkeypatch):
     text = _train(tmp_path, "--epochs", 3)
     assert "tiny on emulator: epoch 1 of 3 done, loss " in text
     assert "tiny on emulator: epoch 3 of 3 done, loss " in text
-    assert "tiny on emulator: epoch 1 of 3, virtual minibatch 3 of 3, 0 s so far" in text
+    assert re.search(r"emulator: epoch 1 of 3, virtual minibatch 3 of 3, \d+ s so far", text)

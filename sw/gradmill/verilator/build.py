@@ -111,7 +111,7 @@ def _produce(final, make, what, progress):
         say(" (once) ...")
         with tempfile.TemporaryDirectory(prefix=final.stem, dir=final.parent) as folder:
             make(Path(folder)).replace(final)
-        say(f" took {time.monotonic() - start:.0f} s")
+    say(f" took {time.monotonic() - start:.0f} s")
     return final
 
 
