@@ -4,6 +4,7 @@ import json
 import re
 import time
 from dataclasses import replace
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -134,23 +135,36 @@ def test_layer_to_layer_ends_with_the_same_weights(tmp_path):
     assert "use near or far" in text
 
 
-@pytest.fixture
-def cut(tmp_path):
+def _fit(folder, config="sim", epochs=2, on_step=None):
+    """What ``gradmill train tiny`` trains, without its report."""
+    job = _tiny(0)
+    with gm.open("emulator", config) as device:
+        gm.Trainer(job.model, device, optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=8,
+                   sub_minibatch=4).fit(job.x, job.y, epochs=epochs, on_step=on_step,
+                                        validation_data=(job.x_test, job.y_test),
+                                        checkpoint=folder / "checkpoint", checkpoint_every=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
     """Folder of a run of two epochs that ended after five of its six virtual minibatches."""
-    job, steps = _tiny(0), []
+    folder, steps = tmp_path_factory.mktemp("interrupted"), []
 
     def on_step(*_):
         steps.append(1)
         if len(steps) == 5:
             raise KeyboardInterrupt
 
-    with gm.open("emulator", "sim") as device, pytest.raises(KeyboardInterrupt):
-        gm.Trainer(job.model, device, optimizer=gm.SGD(lr=0.1, momentum=0.9), virtual_minibatch=8,
-                   sub_minibatch=4).fit(job.x, job.y, epochs=2, on_step=on_step,
-                                        validation_data=(job.x_test, job.y_test),
-                                        checkpoint=tmp_path / "cut" / "checkpoint",
-                                        checkpoint_every=1)
-    return tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        _fit(folder, on_step=on_step)
+    return folder
+
+
+@pytest.fixture
+def cut(tmp_path, interrupted):
+    """A copy of it."""
+    return copytree(interrupted, tmp_path / "cut")
 
 
 def _same_checkpoints(found, expected):
@@ -215,8 +229,8 @@ def test_a_finished_run_is_left_alone_or_goes_on(tmp_path):
         assert "already finished: 2 of 2 epochs" in text
     assert before == {path: path.read_bytes() for path in before}
     _train(tmp_path / "run", "--resume", "--epochs", 3)
-    _train(tmp_path / "whole", "--n", 4, "--epochs", 3)
-    _same_checkpoints(tmp_path / "run", tmp_path / "whole")
+    small = gm.get_config("sim").replace(n=4, bus_bits=128)
+    _same_checkpoints(tmp_path / "run", _fit(tmp_path / "whole", small, epochs=3))
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["settings"]["epochs"] == report["epochs"] == 3
 
