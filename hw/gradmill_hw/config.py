@@ -1,6 +1,6 @@
 """Build-time configuration: the only source of sizes for RTL, models, driver and tests."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from .isa import CHAIN_QUEUES, TILE_QUEUES, Queue
 from .stash.formats import from_tag
@@ -76,6 +76,13 @@ class Config:
     lanes_per_function: int = 4
     copy:            bool = False
     stash:           bool = False
+
+    def __new__(cls, **sizes):
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(sizes.keys() - set(names))
+        _require(not unknown, f"{', '.join(unknown)} is no size of a Config: choose from "
+                              f"{', '.join(names)}")
+        return super().__new__(cls)
 
     def __post_init__(self):
         _require(self.n in (4, 8, 16, 32), f"n={self.n} is not built: choose 4, 8, 16 or 32")
