@@ -26,6 +26,7 @@ from .common import (
     Recompute,
     Schedule,
     Size,
+    Sizes,
     SubMinibatch,
     Tiles,
     VirtualMinibatch,
@@ -48,6 +49,7 @@ def plan(
     config: ConfigName = "sim",
     out: Annotated[Path | None, typer.Option(help="Folder for plan.svg, a picture of the order.")]
         = None,
+    sizes: Sizes = None,
     n: Size = None,
     tiles: Tiles = None,
     schedule: Schedule = None,
@@ -70,29 +72,29 @@ def plan(
     with clear_errors():
         policy = memory_policy if fast_memory and not recompute else "offload"
         fast = fast_memory_options(fast_memory, recompute, policy)
-        sizes = configured(config, n, tiles if fast is None else tiles or 1,
-                           stash=stash is not None, copy=fast is not None)
-        job = load_task(task, hidden=hidden and numbers(hidden), tiles=sizes.tiles)
+        machine = configured(config, sizes, n=n, tiles=tiles if fast is None else tiles or 1,
+                             stash=stash is not None, copy=fast is not None)
+        job = load_task(task, hidden=hidden and numbers(hidden), tiles=machine.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch)
         loss, optimizer = CrossEntropy(), sgd(settings)
         if predict_weights:
             check_prediction(schedule, optimizer.momentum)
         if fast is not None:
-            show_tiers(job, sizes, settings, loss, optimizer, fast,
+            show_tiers(job, machine, settings, loss, optimizer, fast,
                        None if stash is None else parse_stash([stash]), far_bandwidth)
             return
         amounts = {name: settings[name] for name in ("virtual_minibatch", "sub_minibatch")}
-        made = make_plan(job.model, sizes, tiles=tiles, schedule=schedule, loss=loss,
+        made = make_plan(job.model, machine, tiles=tiles, schedule=schedule, loss=loss,
                          optimizer=optimizer, **amounts)
         if made.profile is None:  # one tile: the plan needs none, its table does
-            measured = profile(job.model, sizes, settings["sub_minibatch"], loss, optimizer)
-            made = make_plan(job.model, sizes, tiles=1, schedule=made.schedule.name, loss=loss,
+            measured = profile(job.model, machine, settings["sub_minibatch"], loss, optimizer)
+            made = make_plan(job.model, machine, tiles=1, schedule=made.schedule.name, loss=loss,
                              optimizer=optimizer, measured=measured, **amounts)
         with console.status("writing the programs and predicting their cycles"):
-            expected = forecast(made, job.model, sizes, loss, optimizer,
+            expected = forecast(made, job.model, machine, loss, optimizer,
                                 predict_weights=predict_weights)
             alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
-                job.model, sizes, loss, optimizer, **amounts)
+                job.model, machine, loss, optimizer, **amounts)
         console.print(_stages(made, job.model, expected))
         console.print(_costs(made, expected))
         console.print(_totals(made, expected, alone))

@@ -40,6 +40,7 @@ from .common import (
     Recompute,
     Schedule,
     Size,
+    Sizes,
     SubMinibatch,
     Tiles,
     VirtualMinibatch,
@@ -66,6 +67,7 @@ def train(
     config: ConfigName = "sim",
     out: Annotated[Path, typer.Option(help="Folder for report, plot and checkpoint.")] = Path(
         "build/train"),
+    sizes: Sizes = None,
     n: Size = None,
     tiles: Tiles = None,
     schedule: Schedule = None,
@@ -116,8 +118,9 @@ def train(
         fast = fast_memory_options(fast_memory, recompute, memory_policy)
         if tiles is None and (fast is not None or layer_to_layer):
             tiles = 1
-        sizes = configured(config, n, tiles, stash=policy is not None, copy=fast is not None)
-        job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
+        wanted = configured(config, sizes, n=n, tiles=tiles, stash=policy is not None,
+                            copy=fast is not None)
+        job = load_task(task, seed, hidden and numbers(hidden), tiles=wanted.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
                           momentum=momentum, decay=decay)
         out.mkdir(parents=True, exist_ok=True)
@@ -130,7 +133,7 @@ def train(
 
         started = time.perf_counter()
         with ExitStack() as stack:
-            machine = stack.enter_context(open_device(device.value, sizes, **options))
+            machine = stack.enter_context(open_device(device.value, wanted, **options))
             ready = time.perf_counter()
             compared = check and device is Backend.verilator and not resume
             times: SimpleQueue = SimpleQueue()  # that the device's memory manager measures
