@@ -123,7 +123,7 @@ def _stages(made, model, expected):
 
 def _costs(made, expected):
     """One row per tile: what it spends."""
-    table = Table(title="cycles of one sub-minibatch")
+    table = Table(title="cycles of one sub-minibatch; of an update, once per virtual minibatch")
     for column in ("tile", "forward", "data gradient", "weight gradient", "update", "matrix busy"):
         table.add_column(column, justify="right")
     for row, busy in zip(made.table(), expected.busy, strict=True):
@@ -137,13 +137,14 @@ def _totals(made, expected, alone):
     """What the whole pipeline is expected to do."""
     table = Table(show_header=False, title="one virtual minibatch, in steady state")
     found = data.speedup(alone, expected.cycles, None)["predicted_over_one_tile_predicted"]
-    for name, value in (
+    rows = (
         ("bubble", f"{made.bubble:.1%}, while tiles wait only for each other"),
         ("cycles of the schedule", f"{made.cycles:,}; with these sets at least {made.bound:,}"),
         ("cycles of the programs", f"{expected.cycles:,.0f}, by the cycle model"),
         ("one tile", "does not fit" if alone is None else f"{alone:,.0f}, by the cycle model"),
         ("speed-up", "unknown" if found is None else f"{found:.2f} over one tile, predicted"),
-    ):
+    )
+    for name, value in rows if len(made.spans) > 1 else rows[:-2]:
         table.add_row(name, value)
     return table
 

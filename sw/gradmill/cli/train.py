@@ -266,16 +266,17 @@ def _summary(report, page):
         ("of a virtual minibatch", f"{cycles['predicted']:,.0f} predicted" + (
             f", {cycles['measured']:,.0f} measured" if cycles["measured"] else "")),
         ("useful MACs", f"{report['macs']:,}"),
-        ("utilisation", "" if utilisation is None else f"{utilisation:.1%} of n·n·tiles·cycles"),
-        ("of each tile", "" if utilisation is None else " ".join(f"{s:.1%}" for s in shares)),
-        ("speed-up over one tile", _speedup(chain["speedup"])),
+        ("utilisation", utilisation and f"{utilisation:.1%} of n·n·tiles·cycles, with evaluation"),
+        ("of each tile", utilisation and " ".join(f"{s:.1%}" for s in shares)),
+        ("speed-up over one tile", shares[1:] and _speedup(chain["speedup"])),
         ("hidden activations", _activations(report)),
-        ("seconds", f"{report['wall_seconds']:.1f} (build {report['build_seconds']:.1f})"),
-        ("cycles per second", f"{report['cycles_per_second']:,.0f}" if report["cycles"] else ""),
-        ("bit-exact to the emulator", {None: "not compared", True: "yes", False: "NO"}[
-            report["bit_exact_to_emulator"]]),
+        ("seconds", f"{report['wall_seconds']:.1f}, after {report['build_seconds']:.1f} to build"),
+        ("cycles per second", report["cycles"] and f"{report['cycles_per_second']:,.0f}"),
+        ("bit-exact to the emulator", report["device"] != "emulator" and {
+            None: "not compared", True: "yes", False: "NO"}[report["bit_exact_to_emulator"]]),
     ):
-        table.add_row(name, value)
+        if value:
+            table.add_row(name, value)
     console.print(table)
     console.print(f"report {page}, from report.json beside it", soft_wrap=True, highlight=False)
 
