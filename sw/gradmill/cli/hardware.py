@@ -68,7 +68,7 @@ def info(
         table.add_section()
     console.print(table)
     console.print("LUTs, DSPs and block RAM: docs/performance.md, `python -m bench.area --config "
-                  "NAME`; clock: `python -m bench.fmax`", soft_wrap=True, highlight=False)
+                  "CONFIG`; clock: `python -m bench.fmax`", soft_wrap=True, highlight=False)
     console.print("devices:", ", ".join(Backend), " tasks:", ", ".join(TASKS))
 
 

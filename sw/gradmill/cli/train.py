@@ -267,6 +267,8 @@ def _summary(report, page):
             f", {cycles['measured']:,.0f} measured" if cycles["measured"] else "")),
         ("useful MACs", f"{report['macs']:,}"),
         ("utilisation", utilisation and f"{utilisation:.1%} of n·n·tiles·cycles, with evaluation"),
+        ("in training alone", chain["training"]["utilisation"]
+         and f"{chain['training']['utilisation']:.1%}"),
         ("of each tile", utilisation and " ".join(f"{s:.1%}" for s in shares)),
         ("speed-up over one tile", shares[1:] and _speedup(chain["speedup"])),
         ("hidden activations", _activations(report)),
