@@ -269,7 +269,7 @@ def _summary(report, page):
         ("utilisation", utilisation and f"{utilisation:.1%} of n·n·tiles·cycles, with evaluation"),
         ("in training alone", chain["training"]["utilisation"]
          and f"{chain['training']['utilisation']:.1%}"),
-        ("of each tile", utilisation and " ".join(f"{s:.1%}" for s in shares)),
+        ("of each tile", utilisation and shares[1:] and " ".join(f"{s:.1%}" for s in shares)),
         ("speed-up over one tile", shares[1:] and _speedup(chain["speedup"])),
         ("hidden activations", _activations(report)),
         ("seconds", f"{report['wall_seconds']:.1f}, after {report['build_seconds']:.1f} to build"),
