@@ -165,6 +165,7 @@ def test_resume_continues_an_interrupted_run(tmp_path):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--config", "huge"], "unknown configuration 'huge': choose one of nano"),
     (["--n", 5], "n=5 is not built: choose 4, 8, 16 or 32"),
+    (["--n", 0], "n=0 is not built"),
     (["-B", 0], "virtual_minibatch=0"),
     (["-M", 0], "sub_minibatch=0; give an integer of at least 1"),
     (["-M", 3000, "-B", 3000], r"acc memory has .* What fits: tiles=1, sub_minibatch=\d+ \("),
