@@ -117,6 +117,48 @@ def test_finished_run_has_nothing_to_resume(tmp_path, whole):
     _assert_same(_resume(tmp_path / "checkpoint"), whole[0])
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda x, y: (x[:20], y[:20], {}), "run with 30 samples, these are 20 samples"),
+    (lambda x, y: (x + 1, y, {}), "resume with the data it began with"),
+    (lambda x, y: (x, y[::-1], {}), "resume with the data it began with"),
+    (lambda x, y: (x, y, {"shuffle": False}), "shuffle=True, these are shuffle=False"),
+])
+def test_other_data_is_refused(tmp_path, change, message):
+    path, (x, y) = tmp_path / "checkpoint", _data()
+    with pytest.raises(Interrupted):
+        _train(path, stop=3)
+    x, y, options = change(x, y)
+    with gm.open("emulator", TILE) as device:
+        trainer = gm.Trainer.load(path, device)
+        with pytest.raises(gm.CheckpointError, match=message):
+            trainer.resume(x, y, **options)
+        trainer.fit(x, y, epochs=1, **options)  # a new fit may
+
+
+def test_labels_of_another_width_are_the_same_data(tmp_path, whole):
+    path, (x, y) = tmp_path / "checkpoint", _data()
+    with pytest.raises(Interrupted):
+        _train(path, stop=9)
+    with gm.open("emulator", TILE) as device:
+        trainer = gm.Trainer.load(path, device)
+        trainer.resume(np.asfortranarray(x), y.astype(np.int8), validation_data=(x[:9], y[:9]))
+        _assert_same((trainer.model.state_dict(), trainer.history), whole[0])
+
+
+def test_resume_may_extend_a_run(tmp_path, whole):
+    x, y = _data()
+    rest = {"validation_data": (x[:9], y[:9]), "checkpoint": tmp_path / "checkpoint"}
+    with gm.open("emulator", TILE) as device:
+        _trainer(device).fit(x, y, epochs=EPOCHS - 1, **rest)
+    with gm.open("emulator", TILE) as device:
+        trainer = gm.Trainer.load(tmp_path / "checkpoint", device)
+        with pytest.raises(ValueError, match="epochs=1: the checkpoint is of a run of 2 epochs"):
+            trainer.resume(x, y, epochs=1)
+        trainer.resume(x, y, epochs=EPOCHS, **rest)
+        _assert_same((trainer.model.state_dict(), trainer.history), whole[0])
+    assert read_checkpoint(tmp_path / "checkpoint")[1] == read_checkpoint(whole[1])[1]
+
+
 # Damage -----------------------------------------------------------------------------------------
 
 def _flip(file):
@@ -156,9 +198,40 @@ def test_damaged_run_resumes_from_the_checkpoint_before(tmp_path, whole):
     _assert_same(_resume(path), whole[0])
 
 
+@pytest.mark.parametrize("name", ["mine", "mine.previous"])
+@pytest.mark.parametrize("entries", [("thesis.txt",), ("values.npy",), ("folder",),
+                                     ("manifest.json", "state.json", "thesis.txt"), ()])
+def test_what_is_no_checkpoint_is_never_replaced(tmp_path, name, entries):
+    place = tmp_path / name
+    write_checkpoint(tmp_path / "mine", {"a": np.zeros(3)}, {"step": 0})
+    if name == "mine":
+        (tmp_path / "mine").rename(tmp_path / "mine.previous")
+    if entries:
+        place.mkdir()
+        for entry in entries:
+            (place / entry).mkdir() if entry == "folder" else (place / entry).write_text("mine")
+    else:
+        place.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(gm.CheckpointError, match=f"{place} is not a checkpoint.*another path"):
+        write_checkpoint(tmp_path / "mine", {"a": np.ones(3)}, {"step": 1})
+    assert sorted(tmp_path.rglob("*")) == before
+    with gm.open("emulator", TILE) as device, \
+            pytest.raises(gm.CheckpointError, match="another path"):
+        trainer = _trainer(device)
+        trainer.fit(*_data(), epochs=1, checkpoint=tmp_path / "mine", on_step=pytest.fail)
+
+
+def test_an_empty_folder_becomes_a_checkpoint(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for step in range(3):
+        write_checkpoint(tmp_path / "mine", {}, {"step": step})
+    assert read_checkpoint(tmp_path / "mine")[1] == {"step": 2}
+
+
 def test_there_is_no_checkpoint(tmp_path):
     with gm.open("emulator", TILE) as device, \
-            pytest.raises(gm.CheckpointError, match="is not a checkpoint"):
+            pytest.raises(gm.CheckpointError, match="nothing does not exist: give"):
         gm.Trainer.load(tmp_path / "nothing", device)
 
 

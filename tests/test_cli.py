@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,8 +137,9 @@ def test_layer_to_layer_ends_with_the_same_weights(tmp_path):
     assert "use near or far" in text
 
 
-def test_resume_continues_an_interrupted_run(tmp_path):
-    _train(tmp_path / "whole")
+@pytest.fixture
+def cut(tmp_path):
+    """Folder of a run of two epochs that ended after five of its six virtual minibatches."""
     job, steps = _tiny(0), []
 
     def on_step(*_):
@@ -151,15 +153,75 @@ def test_resume_continues_an_interrupted_run(tmp_path):
                                         validation_data=(job.x_test, job.y_test),
                                         checkpoint=tmp_path / "cut" / "checkpoint",
                                         checkpoint_every=1)
-    _train(tmp_path / "cut", "--resume", "--lr", 0.5)
-    arrays, state = read_checkpoint(tmp_path / "cut" / "checkpoint")
-    expected, expected_state = read_checkpoint(tmp_path / "whole" / "checkpoint")
+    return tmp_path / "cut"
+
+
+def _same_checkpoints(found, expected):
+    (found, state), (expected, expected_state) = (read_checkpoint(folder / "checkpoint")
+                                                  for folder in (found, expected))
     assert state == expected_state
-    assert all(arrays[name].tobytes() == expected[name].tobytes() for name in expected)
-    whole, cut = (json.loads((tmp_path / name / "report.json").read_text())
-                  for name in ("whole", "cut"))
-    assert all(whole[name] == cut[name] for name in ("epochs", "train_loss", "validation",
-                                                     "settings")), "as in the checkpoint"
+    assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def test_resume_continues_an_interrupted_run(tmp_path, cut):
+    _train(tmp_path / "whole")
+    text = _train(cut, "--resume", "--lr", 0.1, "-B", 8, "--epochs", 2, "--stall", 0)
+    assert "after 1 epochs and 1 virtual minibatches" in text
+    _same_checkpoints(cut, tmp_path / "whole")
+    whole, resumed = (json.loads((folder / "report.json").read_text())
+                      for folder in (tmp_path / "whole", cut))
+    assert all(whole[name] == resumed[name] for name in ("epochs", "train_loss", "validation",
+                                                         "settings", "seed"))
+    assert whole["resumed_at"] is None
+    assert resumed["resumed_at"] == {"epoch": 1, "virtual_minibatch": 1}
+    assert resumed["macs"] < whole["macs"]
+    page = (cut / "report.html").read_text()
+    assert "resumed after 1 epochs and 1 virtual minibatches" in page
+    assert "since the run was resumed" in page
+    assert "resumed" not in (tmp_path / "whole" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--lr", 0.5], "--lr: the checkpoint has 0.1, you gave 0.5"),
+    (["-B", 6], "--virtual-minibatch: the checkpoint has 8, you gave 6"),
+    (["--seed", 1], "--seed: the checkpoint has 0, you gave 1"),
+    (["--level1", "bf16"], "--level1: the checkpoint has fp32, you gave bf16"),
+    (["--n", 4], "--n: the checkpoint has 8, you gave 4"),
+    (["--hidden", 7], "network: the checkpoint has 5-3, you gave 5-7-3"),
+    (["--stash", "mx6"], "--stash: the checkpoint has None, you gave .*mx6"),
+    (["--epochs", 1], "epochs=1: the checkpoint is of a run of 2 epochs; give 2 or more"),
+])
+def test_options_that_contradict_the_checkpoint_are_refused(tmp_path, monkeypatch, cut, arguments,
+                                                            words):
+    def wide(seed, hidden=None, tiles=1):
+        job = _tiny(seed)
+        layers = (gm.Linear(5, 7), gm.ReLU(), gm.Linear(7, 3)) if hidden else job.model.layers
+        return replace(job, model=gm.Sequential(*layers, seed=seed))
+
+    monkeypatch.setitem(TASKS, "tiny", wide)
+    before = {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()}
+    text = _train(cut, "--resume", *arguments, code=2)
+    assert re.search(words, text), text
+    assert {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()} == before
+
+
+def test_another_task_is_not_resumed(cut):
+    text = _train(cut, "--resume", task="digits", code=2)
+    assert "the checkpoint has 5-3, you gave 64-10" in text
+
+
+def test_a_finished_run_is_left_alone_or_goes_on(tmp_path):
+    _train(tmp_path / "run", "--n", 4)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for arguments in ((), ("--epochs", 2), ("--device", "verilator")):
+        text = _train(tmp_path / "run", "--resume", *arguments)
+        assert "already finished: 2 of 2 epochs" in text
+    assert before == {path: path.read_bytes() for path in before}
+    _train(tmp_path / "run", "--resume", "--epochs", 3)
+    _train(tmp_path / "whole", "--n", 4, "--epochs", 3)
+    _same_checkpoints(tmp_path / "run", tmp_path / "whole")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["settings"]["epochs"] == report["epochs"] == 3
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -168,7 +230,7 @@ def test_resume_continues_an_interrupted_run(tmp_path):
     (["--n", 0], "n=0 is not built"),
     (["-B", 0], "virtual_minibatch=0"),
     (["-M", 0], "sub_minibatch=0; give an integer of at least 1"),
-    (["-M", 3000, "-B", 3000], r"acc memory has .* What fits: tiles=1, sub_minibatch=\d+ \("),
+    (["-B", 25], "virtual_minibatch=25: the task has 24 samples to train; use at most 24"),
     (["-M", 9, "-B", 8], "sub_minibatch=9 is larger than virtual_minibatch=8"),
     (["--tiles", 2], "tiles=2, but the network has only 1 Linear layers.* use tiles=1"),
     (["--schedule", "gpipe"], "schedule='gpipe'; use one of sequential, 1f1b, zero-bubble"),
@@ -178,7 +240,7 @@ def test_resume_continues_an_interrupted_run(tmp_path):
     (["--epochs", 0], "epochs"),
     (["--stall", 0.95], "stall"),
     (["--device", "gpu"], "device"),
-    (["--resume"], "CheckpointError: .* is not a checkpoint"),
+    (["--resume"], "CheckpointError: .* does not exist: give"),
     (["--nonsense"], "No such option"),
 ])
 def test_bad_options_are_refused_in_words(tmp_path, arguments, words):
@@ -186,6 +248,11 @@ def test_bad_options_are_refused_in_words(tmp_path, arguments, words):
     assert re.search(words, text), text
     assert "Traceback" not in text
     assert not (tmp_path / "report.json").exists()
+
+
+def test_what_does_not_fit_names_what_does(tmp_path):
+    text = _train(tmp_path, "--tiles", 1, "-M", 1437, "-B", 1437, task="digits", code=2)
+    assert re.search(r"memory has .* What fits: tiles=1, sub_minibatch=\d+ \(", text), text
 
 
 def test_unknown_tasks_are_refused(tmp_path):

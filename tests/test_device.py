@@ -1,5 +1,8 @@
 """The driver on every backend: the same program, the same bits, the same errors."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -293,3 +296,17 @@ def test_open_says_what_it_knows():
         gm.open("emulator", "big")
     with pytest.raises(gm.BackendError, match="near_bytes=5: choose a multiple of 4096"):
         gm.open("emulator", near_bytes=5)
+    with pytest.raises(gm.BackendError, match=r"latncy is no option of open: choose from near_bytes"
+                       r".*latency"):
+        gm.open("verilator", latncy=3)
+    with pytest.raises(gm.BackendError, match="bandwith, start are no options"):
+        gm.open("emulator", bandwith=3, start=True)
+    gm.open("emulator", latency=3, verilog=None).close()
+
+
+def test_a_configuration_says_which_sizes_it_has():
+    with pytest.raises(gm.ConfigError, match="bank is no size of a Config: choose from name, n, "):
+        gm.Config(bank=8)
+    with pytest.raises(gm.ConfigError, match="bank is no size"):
+        NANO.replace(bank=8)
+    assert gm.Config(banks=8) == copy.deepcopy(pickle.loads(pickle.dumps(gm.Config(banks=8))))

@@ -10,6 +10,8 @@ import gradmill as gm
 from gradmill.lowering.pipeline import Lowering
 from gradmill.planning import EXACT, plan
 from gradmill_hw.config import NANO, TILE, ConfigError
+from gradmill_hw.isa import Opcode, encode
+from gradmill_hw.regs import Tier
 
 
 #: widths, B, M, tiles, samples: short last groups, fewer sub-minibatches than tiles, M = 1, M = B
@@ -183,6 +185,19 @@ def test_rtl_gives_the_bits_of_the_emulator(stall):
         assert results[1][1:] == results[0][1:]
         with gm.open("emulator", config) as device:
             assert_same(results[1][0], train(device, widths, size, sub, samples, tiles=1))
+
+
+@pytest.mark.parametrize("backend", ["emulator", pytest.param("verilator", marks=pytest.mark.rtl)])
+def test_a_start_of_fewer_tiles_than_the_one_before(backend):
+    a = np.random.default_rng(3).normal(size=(4, 5)).astype(np.float32)
+    with gm.open("emulator", NANO) as device:
+        expected = gm.ops.matmul(device, a, a, transpose_b=True)
+    with gm.open(backend, CHAIN, watchdog=100_000) as device:
+        with device.heap.scratch(64, "program") as address:
+            device.write_memory(Tier.NEAR, address, encode(Opcode.HALT))
+            device.run([address] * 3)
+        found = gm.ops.matmul(device, a, a, transpose_b=True)
+    assert found.tobytes() == expected.tobytes()
 
 
 def _timeless(device, tile):

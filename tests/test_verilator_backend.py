@@ -4,7 +4,10 @@ The device on it is a small copy engine that can also misbehave, see :mod:`tests
 """
 
 import math
+import os
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -264,6 +267,34 @@ def test_timing_options_are_checked(options, message):
     values = {"latency": 1, "bandwidth": None, "stall": 0.0, "outstanding": 1, "seed": 0}
     with pytest.raises(gm.BackendError, match=message):
         backend._timing(**{**values, **options})
+
+
+def test_bad_timing_is_refused_before_anything_is_built(monkeypatch):
+    def build_nothing(*_, **__):
+        raise AssertionError("built")
+
+    monkeypatch.setattr(backend, "emit_verilog", build_nothing)
+    for options, message in (({"latency": -3}, "latency=-3: choose"),
+                             ({"latency": 2.5}, "latency=2.5: choose"),
+                             ({"bandwidth": (None, 5)}, "bandwidth=5: choose a number above 0"),
+                             ({"bandwidth": float("nan")}, "bandwidth=nan: choose a number"),
+                             ({"latency": (1, 2, 3)}, r"latency=\(1, 2, 3\): give one value"),
+                             ({"waveform": "wave.txt"}, "must end in")):
+        with pytest.raises(gm.BackendError, match=message):
+            VerilatorDevice(NANO, **options)
+
+
+@pytest.mark.rtl
+def test_a_refused_device_ends_the_process_in_order():
+    program = ("from tests.test_pipeline import CHAIN, gm\n"
+               "gm.open('verilator', CHAIN, latency=-3)")
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(
+        str(root / folder) for folder in ("hw", "sw", "."))}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          env=environment)
+    assert done.returncode == 1, done
+    assert "latency=-3: choose" in done.stderr
 
 
 def test_waveform_names(monkeypatch, capsys):

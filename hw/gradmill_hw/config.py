@@ -83,6 +83,13 @@ class Config:
     copy:            bool = False
     stash:           bool = False
 
+    def __new__(cls, **sizes):
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(sizes.keys() - set(names))
+        _require(not unknown, f"{', '.join(unknown)} is no size of a Config: choose from "
+                              f"{', '.join(names)}")
+        return super().__new__(cls)
+
     def __post_init__(self):
         _require(isinstance(self.name, str) and self.name,
                  f"name={self.name!r}: write a name, as text")

@@ -11,6 +11,9 @@ BACKENDS = {
     "verilator": "the RTL, simulated in this process",
 }
 
+_DEVICE = ("near_bytes", "far_bytes", "seed", "watchdog")
+_BOARD = ("latency", "bandwidth", "stall", "outstanding", "waveform", "progress", "verilog")
+
 
 def open_device(backend, config="sim", **options):
     """Open a :class:`~gradmill.device.Device`.
@@ -23,16 +26,19 @@ def open_device(backend, config="sim", **options):
         Sizes of the accelerator: themselves, a name, or a TOML or JSON file.
     near_bytes, far_bytes, seed, watchdog
         See :class:`~gradmill.device.Device`.
-    latency, bandwidth, stall, outstanding, waveform, progress
-        Memory timing and outputs of the simulated board, see
+    latency, bandwidth, stall, outstanding, waveform, progress, verilog
+        Memory timing, outputs and source of the simulated board, see
         :class:`~gradmill.verilator.VerilatorDevice`; the emulator has no clock and ignores them.
     """
+    unknown = sorted(options.keys() - {*_DEVICE, *_BOARD})
+    if unknown:
+        are = "are no options" if unknown[1:] else "is no option"
+        raise BackendError(f"{', '.join(unknown)} {are} of open: choose from "
+                           f"{', '.join((*_DEVICE, *_BOARD))}")
     if backend == "emulator":
         from .emulator import Emulator
 
-        for name in ("latency", "bandwidth", "stall", "outstanding", "waveform", "progress"):
-            options.pop(name, None)
-        return Emulator(config, **options)
+        return Emulator(config, **{name: options[name] for name in _DEVICE if name in options})
     if backend == "verilator":
         from .verilator import VerilatorDevice
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 
-__all__ = ["CheckpointError", "kept_schedule", "read_checkpoint", "write_checkpoint"]
+__all__ = ["CheckpointError", "check_place", "kept_schedule", "read_checkpoint", "write_checkpoint"]
 
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
@@ -32,6 +32,7 @@ def write_checkpoint(path, arrays, state):
         Plain data, stored as JSON.
     """
     path = Path(path)
+    check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for abandoned in path.parent.glob(f".{path.name}.*.new"):
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -55,6 +56,29 @@ def write_checkpoint(path, arrays, state):
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def check_place(path):
+    """Refuse a place for a checkpoint where something else would be replaced."""
+    path = Path(path)
+    for place in (path, _previous(path)):
+        if not _replaceable(place):
+            raise CheckpointError(f"{place} is not a checkpoint, or holds other files too; they "
+                                  "would be lost: choose another path")
+
+
+def _replaceable(path):
+    """Whether there is nothing at ``path`` but a checkpoint, even a damaged one."""
+    if not path.is_dir():
+        return not path.exists()
+    names = {entry.name for entry in path.iterdir()}
+    foreign = {name for name in names - {_MANIFEST, _STATE} if not name.endswith(".npy")}
+    return not foreign and (not names or bool(names & {_MANIFEST, _STATE}))
+
+
+def _previous(path):
+    """Where the checkpoint before the one at ``path`` stays."""
+    return path.with_name(f"{path.name}.previous")
+
+
 def kept_schedule(path, state, options):
     """``options`` of a trainer that goes on from ``state``: a run with late gradients keeps its
     schedule, and no other takes it up."""
@@ -73,7 +97,7 @@ def kept_schedule(path, state, options):
 
 def _replace(fresh, path):
     """At every moment a whole checkpoint stands at ``path`` or at ``<path>.previous``."""
-    previous = path.with_name(f"{path.name}.previous")
+    previous = _previous(path)
     if path.exists():
         shutil.rmtree(previous, ignore_errors=True)
         path.rename(previous)
@@ -84,8 +108,12 @@ def _replace(fresh, path):
 def read_checkpoint(path):
     """``(arrays, state)`` of the newest whole checkpoint at ``path`` or beside it."""
     path = Path(path)
+    candidates = [place for place in (path, _previous(path)) if place.exists()]
+    if not candidates:
+        raise CheckpointError(f"{path} does not exist: give the path of Trainer.save(path) or "
+                              "Trainer.fit(..., checkpoint=path)")
     problems = []
-    for candidate in (path, path.with_name(f"{path.name}.previous")):
+    for candidate in candidates:
         try:
             return _read(candidate)
         except CheckpointError as error:

@@ -2,11 +2,16 @@
 
 import numpy as np
 
+from gradmill_hw.regs import Tier
+
+from .device import Device
+from .lowering.layout import blocks
 from .nn import MSE, SGD, CrossEntropy, Sequential
 
 
-__all__ = ["LOSSES", "check_inputs", "check_layer_to_layer", "check_settings", "check_targets",
-           "epoch_order", "minibatch_sizes", "one_hot", "positive", "scores"]
+__all__ = ["LOSSES", "check_device", "check_inputs", "check_layer_to_layer", "check_pair",
+           "check_room", "check_settings", "check_targets", "epoch_order",
+           "minibatch_sizes", "one_hot", "positive", "scores"]
 
 #: Losses by name.
 LOSSES = {"CrossEntropy": CrossEntropy, "MSE": MSE}
@@ -45,11 +50,31 @@ def check_settings(model, loss, optimizer, level1, rounding):
         raise ValueError(f"rounding={rounding!r}; use one of {', '.join(_ROUNDING)}")
 
 
+def check_device(device, seed):
+    """Refuse what is no device, and keys that are none."""
+    if not isinstance(device, Device):
+        raise ValueError(f"device={device!r}; open one: gm.open('emulator') or "
+                         "gm.open('verilator')")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed={seed!r}; give an integer of at least 0")
+
+
+def check_room(size, sub, inputs, device):
+    """Refuse a virtual minibatch whose samples do not fit near memory."""
+    each = blocks(inputs, device.config.n) * device.config.run_bytes("fp32", sub)
+    room = device.size(Tier.NEAR)
+    if -(-size // sub) * each > room:
+        raise ValueError(f"virtual_minibatch={size}: it takes {-(-size // sub) * each:,} bytes, "
+                         f"near memory has {room:,}; use at most {room // each * sub}, or a device "
+                         "with larger near_bytes")
+
+
 def check_prediction(schedule, momentum):
     """Refuse to predict weights where that means nothing."""
     if schedule != "no-drain":
-        raise ValueError(f"predict_weights=True with schedule={schedule!r}: the others use the "
-                         "newest weights; it is for schedule='no-drain'")
+        raise ValueError(f"predict_weights=True with schedule={schedule!r}: only 'no-drain' uses "
+                         "weights that are not the newest; leave predict_weights out, or use "
+                         "schedule='no-drain'")
     if not momentum:
         raise ValueError("predict_weights=True with momentum=0: weights are predicted from the "
                          "momentum; use SGD(lr=..., momentum=0.9)")
@@ -61,7 +86,8 @@ def check_layer_to_layer(boundaries, **others):
         raise ValueError(f"boundaries={boundaries!r}; use near or far")
     for name, value in others.items():
         if value not in {"tiles": (None, 1), "schedule": (None, "sequential")}.get(name, (None,)):
-            raise ValueError(f"{name}={value!r} with layer_to_layer=True: one tile executes all "
+            given = f"={value!r}" if isinstance(value, int | str) else ""
+            raise ValueError(f"{name}{given} with layer_to_layer=True: one tile executes all "
                              f"layers and keeps their inputs as they are; leave {name} out")
 
 
@@ -92,6 +118,18 @@ def check_targets(y, samples, outputs, loss):
         raise ValueError(f"y has labels {y.min()} to {y.max()}; the network has outputs 0 to "
                          f"{outputs - 1}")
     return y
+
+
+def check_pair(pair, features, outputs, loss):
+    """Validation data ``(x, y)`` as a network and a loss need it."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"validation_data: give a pair (x, y), not {type(pair).__name__}"
+                         + (f" of {len(pair)}" if isinstance(pair, tuple | list) else ""))
+    try:
+        x = check_inputs(pair[0], features)
+        return x, check_targets(pair[1], len(x), outputs, loss)
+    except ValueError as error:
+        raise ValueError(f"validation_data: {error}") from None
 
 
 def scores(outputs, y, loss):

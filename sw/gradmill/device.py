@@ -261,8 +261,9 @@ class Device(ABC):
             if step is not None:
                 self.write_register("step", tile, value=step)
             self.write_pair("program", program, tile)
-            self.write_register("irq_status", tile, done=1, error=1)
             self.write_register("status", tile, done=1)
+        for tile in self.tiles:  # also of those that stay idle: they share the interrupt
+            self.write_register("irq_status", tile, done=1, error=1)
         for tile in range(len(programs)):
             self.write_register("ctrl", tile, start=1)
         self._finish(set(range(len(programs))), timeout_cycles)
@@ -275,6 +276,8 @@ class Device(ABC):
                 text = f"tile {tile} has not ended its program in {timeout_cycles} cycles"
                 raise DeviceTimeout("\n  ".join([text, *self._waiting(tile)]))
             events = {tile: self.read_register("irq_status", tile) for tile in sorted(running)}
+            if not any(event["done"] or event["error"] for event in events.values()):
+                raise BackendError("interrupt without an event of a running tile: reset the device")
             failed = [tile for tile in sorted(running) if events[tile]["error"]]
             if failed:
                 raise self._error(self._culprit(failed))

@@ -1,6 +1,7 @@
 """Network descriptions: shapes and parameters, no arithmetic. The device computes."""
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 
@@ -73,11 +74,11 @@ class SGD:
     decay:    float = 1.0
 
     def __post_init__(self):
-        if not (np.isfinite(self.lr) and self.lr > 0):
+        if not (isinstance(self.lr, Real) and np.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"SGD: lr={self.lr!r}; give a positive finite number")
-        if not 0 <= self.momentum < 1:
+        if not isinstance(self.momentum, Real) or not 0 <= self.momentum < 1:
             raise ValueError(f"SGD: momentum={self.momentum!r}; give 0 <= momentum < 1")
-        if not 0 < self.decay <= 1:
+        if not isinstance(self.decay, Real) or not 0 < self.decay <= 1:
             raise ValueError(f"SGD: decay={self.decay!r}; give 0 < decay <= 1")
 
     def rate(self, epoch):

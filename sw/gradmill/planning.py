@@ -151,4 +151,6 @@ def _nearest(model, config, sizes, tiles, schedule, loss, optimizer, measured, p
             continue
         other_schedule = f"schedule={name!r}, " * (name != schedule)
         return f"What fits: {other_schedule}tiles={other}, sub_minibatch={sub} ({made.partition})"
-    return f"Nothing near fits a tile of configuration {config.name!r}: use larger memories"
+    return (f"Nothing near fits a tile of configuration {config.name!r}: use larger memories, more "
+            "tiles" + ("" if passing else ", or one tile layer after layer with weights from far "
+                       "memory, layer_to_layer=True (--layer-to-layer)"))

@@ -2,16 +2,16 @@
 
 import warnings
 from contextlib import nullcontext
-from dataclasses import asdict
 
 import numpy as np
 
 from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
-from .checkpoint import CheckpointError, kept_schedule, read_checkpoint, write_checkpoint
-from .data import (LOSSES, check_inputs, check_layer_to_layer, check_prediction, check_settings,
-                   check_targets, epoch_order, minibatch_sizes, one_hot, positive, scores)
+from .checkpoint import check_place, read_checkpoint, write_checkpoint
+from .data import (check_device, check_inputs, check_layer_to_layer, check_pair, check_prediction,
+                   check_room, check_settings, check_targets, epoch_order, minibatch_sizes, one_hot,
+                   positive, scores)
 from .errors import FarMemoryError
 from .history import History
 from .lowering.layerwise import LayerLowering
@@ -20,10 +20,12 @@ from .lowering.optimizer import scalar_values
 from .lowering.pipeline import RANDOM_STEP
 from .memory import FastMemory
 from .memory.activations import activation_memory, boundary, record
-from .nn import MSE, SGD, CrossEntropy, Sequential
+from .nn import MSE, CrossEntropy
 from .planning import lower, one_tile, plan
 from .program_store import ProgramStore
-from .stash import POLICIES, Stash, StashControl, describe_policy, policy_from_description
+from .stash import POLICIES, Stash, StashControl
+from .training_state import (check_same_data, identity, last_epoch, restore, settings,
+                             training_state)
 from .versions import place_parameters
 
 
@@ -85,6 +87,7 @@ class Trainer:
                  schedule=None, predict_weights=False, layer_to_layer=False, boundaries="near",
                  seed=0):
         self.loss = CrossEntropy() if loss is None else loss
+        check_device(device, seed)
         check_settings(model, self.loss, optimizer, level1, rounding)
         if predict_weights:
             check_prediction(schedule, optimizer.momentum)
@@ -95,6 +98,7 @@ class Trainer:
             raise ValueError(f"stash={stash!r} with fast_memory: formats of activations that move "
                              "between memories are fixed; use Stash(format, ...)")
         sizes = minibatch_sizes(virtual_minibatch, sub_minibatch)
+        check_room(*sizes, model.inputs, device)
         self.virtual_minibatch, self.sub_minibatch = sizes
         self.model, self.device, self.optimizer = model, device, optimizer
         self.level1, self.rounding, self.stash, self.seed = level1, rounding, stash, seed
@@ -103,6 +107,7 @@ class Trainer:
         self.epoch = self.step = 0
         self.history = History()
         self._target = 0         # epoch at which the current fit ends
+        self._data = None        # what its samples are, see training_state.identity
         self._losses = []        # (samples, loss) of the current epoch
         self._programs = ProgramStore(device)
         self.layer_to_layer, self.boundaries = layer_to_layer, boundaries
@@ -202,25 +207,41 @@ class Trainer:
         on_step : callable, optional
             Called as ``on_step(trainer, batch, batches)`` after each virtual minibatch.
         """
-        self._target = self.epoch + positive("epochs", epochs)
-        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step)
+        target = self.epoch + positive("epochs", epochs)
+        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step,
+                         target)
 
-    def resume(self, x, y, *, validation_data=None, shuffle=True, checkpoint=None,
+    def resume(self, x, y, *, epochs=None, validation_data=None, shuffle=True, checkpoint=None,
                checkpoint_every=None, on_step=None):
         """Finish the :meth:`fit` that was interrupted after the checkpoint this trainer was
-        loaded from; the same data gives the same bits as if nothing had happened."""
-        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step)
+        loaded from, with the same bits as if nothing had happened; without anything left to do,
+        nothing is done. Other data is refused. ``epochs``, in all, lets the run go on beyond those
+        of that fit, as if they had been given to it."""
+        return self._fit(x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step,
+                         last_epoch(self._target, epochs), self._data)
 
-    def _fit(self, x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step):
+    def _fit(self, x, y, validation_data, shuffle, checkpoint, checkpoint_every, on_step, target,
+             began_with=None):
         x = check_inputs(x, self.model.inputs)
         y = check_targets(y, len(x), self.model.outputs, self.loss)
         if validation_data is not None:
-            xv = check_inputs(validation_data[0], self.model.inputs)
-            validation_data = xv, check_targets(validation_data[1], len(xv), self.model.outputs,
-                                                self.loss)
+            validation_data = check_pair(validation_data, self.model.inputs, self.model.outputs,
+                                         self.loss)
+        if len(x) < self.virtual_minibatch:
+            warnings.warn(f"virtual_minibatch={self.virtual_minibatch}, but there are {len(x)} "
+                          "samples: every epoch is one virtual minibatch of all of them",
+                          UserWarning, stacklevel=3)
+        data = identity(x, y, shuffle)
+        check_same_data(began_with, data)
+        if checkpoint is not None:
+            check_place(checkpoint)
         batches = -(-len(x) // self.virtual_minibatch)
         every = batches if checkpoint_every is None else positive("checkpoint_every",
                                                                   checkpoint_every)
+        if checkpoint_every is not None and checkpoint is None:
+            raise ValueError(f"checkpoint_every={checkpoint_every} without checkpoint: say where "
+                             "to write, fit(..., checkpoint=path)")
+        self._target, self._data = target, data
         while self.epoch < self._target:
             self.stashing.begin(self, x, y, shuffle)
             for batch, loss in self._saved(checkpoint, self._train_epoch(x, y, shuffle, self.step,
@@ -231,7 +252,7 @@ class Trainer:
                 if on_step is not None:
                     on_step(self, batch, batches)
                 if self.step == batches:
-                    self._end_epoch(validation_data)
+                    self._end_epoch(x, validation_data)
                     self.stashing.validated(self._number(len(x), 0), self.history.validation)
                 if checkpoint is not None and ((batch + 1) % every == 0 or batch + 1 == batches):
                     self.save(checkpoint)
@@ -252,11 +273,12 @@ class Trainer:
                 self.save(checkpoint)
             raise
 
-    def _end_epoch(self, validation_data):
+    def _end_epoch(self, x, validation_data):
         overflows = {"matrix_nonfinite", "vector_nonfinite"} & self.device.flags()
         if overflows:
             warnings.warn(f"epoch {self.epoch + 1} produced infinities or NaNs on the device "
-                          f"({', '.join(sorted(overflows))}): lower the learning rate",
+                          f"({', '.join(sorted(overflows))}): lower the learning rate, or scale "
+                          f"the samples, whose largest magnitude is {np.abs(x).max():.3g}",
                           RuntimeWarning, stacklevel=4)
         samples = sum(n for n, _ in self._losses)
         self.history.train_loss.append(sum(n * loss for n, loss in self._losses) / samples)
@@ -348,24 +370,7 @@ class Trainer:
     def save(self, path):
         """Write a checkpoint; the one that stood at ``path`` stays until this one is whole."""
         self._parameters.download()
-        arrays, versions = self._parameters.state()
-        arrays |= self.model.state_dict() | {
-            f"momentum.{key}": values for key, values in self._parameters.momentum().items()}
-        write_checkpoint(path, arrays, {
-            "numbers": self._numbers(self.device), "model": self.model.describe(),
-            "loss": type(self.loss).__name__,
-            "optimizer": asdict(self.optimizer), "virtual_minibatch": self.virtual_minibatch,
-            "sub_minibatch": self.sub_minibatch, "level1": self.level1, "rounding": self.rounding,
-            "stash": describe_policy(self.stash), "stashing": self.stashing.state(),
-            "versions": versions, "predict_weights": self.predict_weights,
-            "seed": self.seed,
-            "epoch": self.epoch, "step": self.step, "target": self._target,
-            "losses": self._losses, "history": asdict(self.history)})
-
-    @staticmethod
-    def _numbers(device):
-        """The sizes on which the bits of a result depend."""
-        return {"n": device.config.n, "mantissa_bits": device.config.mantissa_bits}
+        write_checkpoint(path, *training_state(self))
 
     @classmethod
     def load(cls, path, device, **execution):
@@ -373,26 +378,6 @@ class Trainer:
         ``mantissa_bits``; ``fast_memory``, ``tiles``, ``schedule``, ``layer_to_layer`` and
         ``boundaries`` are chosen anew, but for ``"no-drain"``, which a run keeps."""
         arrays, state = read_checkpoint(path)
-        if state["numbers"] != cls._numbers(device):
-            raise CheckpointError(f"{path} was trained with {state['numbers']}, this device has "
-                                  f"{cls._numbers(device)}: the bits would differ; open a device "
-                                  "with the same sizes")
-        model = Sequential.from_description(state["model"])
-        model.load_state_dict({key: arrays[key] for key in model.state_dict()})
-        trainer = cls(model, device, loss=LOSSES[state["loss"]](),
-                      optimizer=SGD(**state["optimizer"]),
-                      virtual_minibatch=state["virtual_minibatch"],
-                      sub_minibatch=state["sub_minibatch"], level1=state["level1"],
-                      rounding=state["rounding"], seed=state["seed"],
-                      stash=policy_from_description(state["stash"]),
-                      **kept_schedule(path, state, execution))
-        if trainer.optimizer.momentum:
-            trainer._parameters.upload({k.removeprefix("momentum."): v for k, v in arrays.items()
-                                        if k.startswith("momentum.")})
-        trainer._parameters.restore(arrays, state.get("versions"))
-        trainer.epoch, trainer.step = state["epoch"], state["step"]
-        trainer._target = state["target"]
-        trainer._losses = [tuple(entry) for entry in state["losses"]]
-        trainer.history = History(**state["history"])
-        trainer.stashing.restore(state["stashing"])
+        trainer = cls(device=device, **settings(path, arrays, state, device, execution))
+        restore(trainer, arrays, state)
         return trainer

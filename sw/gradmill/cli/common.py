@@ -1,5 +1,6 @@
 """What several commands share: options, console, errors in words."""
 
+import sys
 import tomllib
 from contextlib import contextmanager
 from enum import StrEnum
@@ -12,6 +13,7 @@ from rich.markup import escape
 
 from ..checkpoint import CheckpointError
 from ..errors import GradmillError
+from ..heartbeat import heartbeat
 from ..memory import FastMemory
 from ..nn import SGD
 
@@ -19,7 +21,7 @@ from ..nn import SGD
 __all__ = ["Backend", "ConfigName", "DeviceName", "FarBandwidth", "FastMemorySize", "Hidden",
            "MemoryPolicy", "Recompute", "Schedule", "Size", "Sizes", "SubMinibatch", "Tiles",
            "VirtualMinibatch", "chosen", "clear_errors", "configured", "console",
-           "fast_memory_options", "numbers", "sgd"]
+           "fast_memory_options", "numbers", "sgd", "working"]
 
 console = Console()
 
@@ -118,6 +120,9 @@ def chosen(job, virtual_minibatch, sub_minibatch, **others):
     """The settings of a task, those that are given instead of its own."""
     given = {**others, "virtual_minibatch": virtual_minibatch, "sub_minibatch": sub_minibatch}
     settings = job.settings | {k: v for k, v in given.items() if v is not None}
+    if settings["virtual_minibatch"] > len(job.x):
+        raise ValueError(f"virtual_minibatch={virtual_minibatch}: the task has {len(job.x)} "
+                         f"samples to train; use at most {len(job.x)}")
     if sub_minibatch is None:
         settings["sub_minibatch"] = min(settings["sub_minibatch"], settings["virtual_minibatch"])
     return settings
@@ -126,6 +131,19 @@ def chosen(job, virtual_minibatch, sub_minibatch, **others):
 def sgd(settings):
     """The optimizer of a task's settings."""
     return SGD(lr=settings["lr"], momentum=settings["momentum"], decay=settings.get("decay", 1.0))
+
+
+@contextmanager
+def working(what):
+    """Says what takes long: beside a spinner, or without a terminal now and then, apart from the
+    results."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        with heartbeat(lambda seconds: print(f"{what}: {seconds:.0f} s so far", file=sys.stderr,
+                                             flush=True)):
+            yield
 
 
 @contextmanager

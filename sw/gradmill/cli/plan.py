@@ -37,6 +37,7 @@ from .common import (
     fast_memory_options,
     numbers,
     sgd,
+    working,
 )
 from .tiers import show_tiers
 
@@ -84,13 +85,14 @@ def plan(
                        None if stash is None else parse_stash([stash]), far_bandwidth)
             return
         amounts = {name: settings[name] for name in ("virtual_minibatch", "sub_minibatch")}
-        made = make_plan(job.model, machine, tiles=tiles, schedule=schedule, loss=loss,
-                         optimizer=optimizer, **amounts)
-        if made.profile is None:  # one tile: the plan needs none, its table does
-            measured = profile(job.model, machine, settings["sub_minibatch"], loss, optimizer)
-            made = make_plan(job.model, machine, tiles=1, schedule=made.schedule.name, loss=loss,
-                             optimizer=optimizer, measured=measured, **amounts)
-        with console.status("writing the programs and predicting their cycles"):
+        with working("planning"):
+            made = make_plan(job.model, machine, tiles=tiles, schedule=schedule, loss=loss,
+                             optimizer=optimizer, **amounts)
+            if made.profile is None:  # one tile: the plan needs none, its table does
+                measured = profile(job.model, machine, settings["sub_minibatch"], loss, optimizer)
+                made = make_plan(job.model, machine, tiles=1, schedule=made.schedule.name,
+                                 loss=loss, optimizer=optimizer, measured=measured, **amounts)
+        with working("writing the programs and predicting their cycles"):
             expected = forecast(made, job.model, machine, loss, optimizer,
                                 predict_weights=predict_weights)
             alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(

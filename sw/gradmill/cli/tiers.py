@@ -9,7 +9,7 @@ from ..memory.activations import foresee
 from ..memory.chooser import EXACT, Decision, alternatives
 from ..trainer import Trainer
 from ..unit_times import Memory
-from .common import console
+from .common import console, working
 
 
 __all__ = ["show_tiers"]
@@ -30,7 +30,7 @@ def show_tiers(job, config, settings, loss, optimizer, fast, stash, far_bandwidt
             return trainer, forecast(trainer.plan, job.model, config, loss, optimizer,
                                      placed=placed, far=far).cycles
 
-    with console.status("writing the programs and predicting their cycles"):
+    with working("writing the programs and predicting their cycles"):
         trainer, cycles = learned(fast)
         whole = FastMemory("100%", policy=fast.policy)
         kept = learned(whole)[1] if fast.recompute is None else None

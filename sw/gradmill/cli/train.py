@@ -51,8 +51,10 @@ from .common import (
     fast_memory_options,
     numbers,
     sgd,
+    working,
 )
 from .fit import fit
+from .resume import check_options, given_options, state_of
 
 
 __all__ = ["follow", "tell", "train"]
@@ -62,6 +64,7 @@ _SHOWN = 3
 
 
 def train(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help=f"What to learn: {', '.join(TASKS)}.")],
     device: DeviceName = Backend.verilator,
     config: ConfigName = "sim",
@@ -104,7 +107,9 @@ def train(
                                          "every AXI channel of the simulated board.")] = 0.0,
     waveform: Annotated[Path | None, typer.Option(help="Write a waveform here (.fst or .vcd); "
                                                   "large: use few epochs.")] = None,
-    resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in OUT.")] = False,
+    resume: Annotated[bool, typer.Option(
+        help="Continue from the checkpoint in OUT, as it says; --epochs may ask for more.")]
+        = False,
     check: Annotated[bool, typer.Option(help="Train on the emulator too and compare every bit.")]
         = True,
 ) -> None:
@@ -118,11 +123,21 @@ def train(
         fast = fast_memory_options(fast_memory, recompute, memory_policy)
         if tiles is None and (fast is not None or layer_to_layer):
             tiles = 1
-        wanted = configured(config, sizes, n=n, tiles=tiles, stash=policy is not None,
-                            copy=fast is not None)
+        state = state_of(out) if resume else None
+        given = given_options(context)
+        if state and not given.keys() & {"n", "config", "sizes"}:
+            n = state["numbers"]["n"]
+        wanted = configured(config, sizes, n=n, tiles=tiles, copy=fast is not None,
+                            stash=(state["stash"] if state else policy) is not None)
         job = load_task(task, seed, hidden and numbers(hidden), tiles=wanted.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
                           momentum=momentum, decay=decay)
+        if state:
+            settings["epochs"] = check_options(state, given, job, wanted, policy)
+            if state["epoch"] >= settings["epochs"]:
+                console.print(f"already finished: {state['epoch']} of {settings['epochs']} epochs; "
+                              f"the report stays as it is, --epochs with more goes on")
+                return
         out.mkdir(parents=True, exist_ok=True)
         options = {"stall": stall, "waveform": waveform, "bandwidth": (None, far_bandwidth)} \
             if device is Backend.verilator else {}
@@ -140,16 +155,19 @@ def train(
             reference = stack.enter_context(_on_emulator(job, machine, settings, how, times)) \
                 if compared else None
             stack.callback(times.put, None)  # nobody waits for a time that never comes
-            trainer = _trainer(job, machine, settings, how, resume and out)
+            with working("planning"):
+                trainer = _trainer(job, machine, settings, how, resume and out)
+            began = {"epoch": trainer.epoch, "virtual_minibatch": trainer.step} if resume else None
             tell(trainer, times)
             timeline = fit(trainer, job, epochs=settings["epochs"], folder=out, resume=resume,
                            title=f"{task} on {device.value}")
             seconds = time.perf_counter() - ready
-            with console.status("the same on the emulator" if compared else "predicting cycles"):
+            with working("the same on the emulator" if compared else "predicting cycles"):
                 other, expected = reference() if reference else (None, expectation(trainer))
                 results = _results(trainer, expected, timeline)
             report = {
-                "task": task, "device": device.value, "seed": seed, "epochs": trainer.epoch,
+                "task": task, "device": device.value, "seed": trainer.seed,
+                "epochs": trainer.epoch, "resumed_at": began,
                 "settings": settings | _settings(trainer), **results,
                 "build_seconds": ready - started, "wall_seconds": seconds,
                 "cycles_per_second": machine.counters()["cycles"] / seconds,
@@ -261,6 +279,7 @@ def _summary(report, page):
                                                              for tile in chain["tiles"]]
     for name, value in (
         ("test accuracy", f"{report['test_accuracy']:.2%}"),
+        *_resumed(report["resumed_at"]),
         ("schedule", f"{chain['schedule']}, {len(shares)} of {report['config']['tiles']} tiles"),
         ("cycles", f"{report['cycles']:,}" if report["cycles"] else "no clock"),
         ("of a virtual minibatch", f"{cycles['predicted']:,.0f} predicted" + (
@@ -281,6 +300,13 @@ def _summary(report, page):
             table.add_row(name, value)
     console.print(table)
     console.print(f"report {page}, from report.json beside it", soft_wrap=True, highlight=False)
+
+
+def _resumed(at):
+    """Row that says what the counters do not cover."""
+    if at:
+        yield "resumed", (f"after {at['epoch']} epochs and {at['virtual_minibatch']} virtual "
+                          "minibatches; cycles, MACs and seconds are of what followed")
 
 
 def _activations(report):

@@ -59,6 +59,10 @@ class Matrix:
         return Matrix(whole.base + piece.row, piece.rows, whole.cols, whole.stride, whole.n)
 
 
+#: Holders of rows that an error names.
+_NAMED = 4
+
+
 class Arena:
     """Hands out rows of one on-chip memory, lowest address first from a preferred bank."""
 
@@ -77,12 +81,20 @@ class Arena:
                     (start + k * size, start + (k + 1) * size,
                      f"{owner}, part {k}" if parts > 1 else owner) for k in range(parts))])
                 return start
-        holders = ", ".join(f"{owner} {end - start}" for start, end, owner in self._used)
         free = self.rows - self.used
         raise ConfigError(
             f"{self.name} has {self.rows} rows, {free} of them free, but {owner} needs {rows} in "
-            f"one piece (held: {holders or 'nothing'}). Use a smaller sub_minibatch or network, "
+            f"one piece (held: {self._holders()}). Use a smaller sub_minibatch or network, "
             f"or a Config with more {self.name.split()[0]}_rows")
+
+    def _holders(self):
+        """Who holds most rows, in words."""
+        held = sorted(((end - start, owner) for start, end, owner in self._used), reverse=True)
+        words = [f"{owner} {rows}" for rows, owner in held[:_NAMED]]
+        if held[_NAMED:]:
+            words.append(f"and {sum(rows for rows, _ in held[_NAMED:])} by "
+                         f"{len(held) - _NAMED} more")
+        return ", ".join(words) or "nothing"
 
     @property
     def used(self):

@@ -90,18 +90,23 @@ def _load(path):
 _EVENT = np.dtype([("cycle", "<u8"), ("index", "<u4"), ("bits", "<u4")])
 
 
-def _per_tier(value):
-    return value if isinstance(value, tuple) else (value, value)
+def _per_tier(**options):
+    """Options of the near and of the far memory."""
+    for name, value in options.items():
+        if isinstance(value, tuple) and len(value) != len(Tier):
+            raise BackendError(f"{name}={value}: give one value, or a pair for near and far memory")
+    return [{name: value[tier] if isinstance(value, tuple) else value
+             for name, value in options.items()} for tier in Tier]
 
 
-def _timing(latency, bandwidth, stall, outstanding, seed):
-    if not 1 <= latency < 1 << 20:
+def _timing(*, latency, bandwidth, stall, outstanding, seed):
+    if not isinstance(latency, int) or not 1 <= latency < 1 << 20:
         raise BackendError(f"latency={latency}: choose 1 to {(1 << 20) - 1} cycles")
-    if not 1 <= outstanding <= 256:
+    if not isinstance(outstanding, int) or not 1 <= outstanding <= 256:
         raise BackendError(f"outstanding={outstanding}: choose 1 to 256 bursts")
     beats = cycles = 0
     if bandwidth is not None:
-        ratio = Fraction(bandwidth).limit_denominator(1000)
+        ratio = Fraction(bandwidth).limit_denominator(1000) if np.isfinite(bandwidth) else 0
         if not 0 < ratio <= 2:
             raise BackendError(f"bandwidth={bandwidth}: choose a number above 0 up to 2 beats per "
                                "cycle, or None for no limit")
@@ -118,7 +123,7 @@ def _timing(latency, bandwidth, stall, outstanding, seed):
 class VerilatorDevice(Device):
     """The RTL under Verilator, with both memories and a bus monitor, in this process.
 
-    The first use of a configuration builds its simulator, which takes a minute or two; it is kept
+    The first use of a configuration builds its simulator, which takes minutes; it is kept
     in ``build/board`` of a checkout, or in the user's cache. Where an option takes a value, a pair
     of values sets the near and the far memory apart.
 
@@ -148,8 +153,11 @@ class VerilatorDevice(Device):
         self._board = None
         config = get_config(config)
         super().__init__(config, **options)
-        verilog = verilog or emit_verilog(config, progress=progress)
+        each = _per_tier(latency=latency, bandwidth=bandwidth, stall=stall,
+                         outstanding=outstanding)
+        timings = [_timing(**each[tier], seed=2 * self.seed + tier) for tier in Tier]
         self.waveform = self._waveform(waveform)
+        verilog = verilog or emit_verilog(config, progress=progress)
         wave = self.waveform and self.waveform.suffix[1:]
         self._library = _load(board_library(Path(verilog), wave=wave, progress=progress,
                                             name=f"configuration {config.name!r}"))
@@ -161,13 +169,11 @@ class VerilatorDevice(Device):
         pointers = [part for memory in self.memories for part in (memory.ctypes.data, memory.size)]
         self._board = self._library.board_new(
             *pointers, str(self.waveform).encode() if self.waveform else None)
-        values = [_per_tier(value) for value in (latency, bandwidth, stall, outstanding)]
         for tier in Tier:
-            timing = _timing(*(value[tier] for value in values), 2 * self.seed + tier)
-            self._library.board_timing(self._board, tier, timing)
-        far = values[1][Tier.FAR]
+            self._library.board_timing(self._board, tier, timings[tier])
+        self.hard_reset()  # a board that was never reset cannot be released
+        far = each[Tier.FAR]["bandwidth"]
         self.far_beats = far and far / 2
-        self.hard_reset()
         if start:
             self._start_up()
 

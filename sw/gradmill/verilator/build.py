@@ -18,6 +18,7 @@ from pathlib import Path
 from gradmill_hw.config import CONFIGS
 
 from ..errors import BackendError
+from ..heartbeat import heartbeat
 
 
 __all__ = ["Tool", "board_library", "cache_folder", "emit_verilog", "find_verilator",
@@ -97,16 +98,20 @@ def _produce(final, make, what, progress):
     """The file ``final``; ``make(folder)`` returns it built in a fresh folder."""
     if final.is_file():
         return final
-    with _alone(final.with_suffix(".lock")):
+
+    def say(text):
+        if progress:
+            print(f"gradmill: {what}{text}", file=sys.stderr, flush=True)
+
+    with heartbeat(lambda seconds: say(f": {seconds:.0f} s so far")), \
+            _alone(final.with_suffix(".lock")):
         if final.is_file():
             return final
         start = time.monotonic()
-        if progress:
-            print(f"gradmill: {what} (once) ...", end=" ", file=sys.stderr, flush=True)
+        say(" (once) ...")
         with tempfile.TemporaryDirectory(prefix=final.stem, dir=final.parent) as folder:
             make(Path(folder)).replace(final)
-        if progress:
-            print(f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        say(f" took {time.monotonic() - start:.0f} s")
     return final
 
 
@@ -186,4 +191,9 @@ def board_library(verilog, *, wave=None, name="device", progress=True):
         return library
 
     return _produce(cache_folder() / f"{key}.so", make,
-                    f"building the simulator of {name}, a minute or two", progress)
+                    f"building the simulator of {name}, {_long(wave)}", progress)
+
+
+def _long(wave):
+    """How long a build takes, in words."""
+    return "one to three minutes" if wave is None else "with waveforms, three minutes or more"
