@@ -1,7 +1,7 @@
 # Everything runs in .venv/, which is made on first use. `make` alone lists the targets.
 PYTHON  ?= python3
 CONFIG  ?= sim
-OUT     ?= build/$(CONFIG)
+OUT     ?= build/$(basename $(notdir $(CONFIG)))
 WORKERS ?= 2
 
 VENV  := .venv
@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: help setup sim test regress formal lint verilog bench bench-stash area docs clean
 
 help: ## this list
-	@echo "make TARGET [CONFIG=nano|edge|sim|card] [OUT=DIR]"
+	@echo "make TARGET [CONFIG=nano|edge|tile|sim|card|FILE.toml] [OUT=DIR]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv/ with everything the project uses

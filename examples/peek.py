@@ -1,4 +1,4 @@
-"""Look into one unit: ``python examples/peek.py``, after ``pip install 'gradmill[peek]'``.
+"""Look into one unit: ``python examples/peek.py``, after ``make setup``.
 
 Builds the binary32 adder with Verilator, pokes operands into it every cycle and peeks at what
 comes out ``latency`` cycles later.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradmill_hw.config import Config
-from gradmill_hw.isa import INSTRUCTIONS, Opcode
+from gradmill_hw.isa import INSTRUCTIONS, AddOp, AddSource, FunctionOp, MaskKind, Opcode
 from gradmill_hw.vector import vector_model
 
 
@@ -96,9 +96,10 @@ def _random_fields(config, rng, max_rows, max_blocks):
     n = config.n
     padded = -(-rows // n) * n
     # The interesting encodings more often than the reserved ones.
-    for name, count in (("add_source", 5), ("add_op", 5), ("function", 5), ("mask", 3)):
+    for name, listed in (("add_source", AddSource), ("add_op", AddOp), ("function", FunctionOp),
+                         ("mask", MaskKind)):
         if rng.random() < 0.9:
-            c[name] = int(rng.integers(count))
+            c[name] = int(rng.integers(len(listed)))
     for stage in ("mul", "add_source", "function", "mask"):
         if rng.random() < 0.3:
             c[stage] = 0

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 import gradmill as gm
 from gradmill.checkpoint import read_checkpoint
 from gradmill.cli.beside import beside
-from gradmill.cli import app
+from gradmill.cli import app, hardware
 from gradmill.datasets import TASKS, Task
 from gradmill_hw.config import CONFIGS
+from gradmill_hw.emit import parse_config
 from gradmill_hw.isa import Class
 from gradmill_hw.regs import COUNTERS, Tier
 
@@ -92,7 +93,9 @@ def test_train_writes_report_plot_and_checkpoint(tmp_path):
     assert set(report["counters"]) == {counter.name for counter in COUNTERS}
     assert (tmp_path / "run" / "training.png").read_bytes()[:4] == b"\x89PNG"
     assert read_checkpoint(tmp_path / "run" / "checkpoint")[1]["epoch"] == 1
-    assert "sequential, 1 of 1 tiles" in text and "1.00 predicted" in text
+    assert "sequential, 1 of 1 tiles" in text
+    for name in ("speed-up", "utilisation", "cycles per second", "bit-exact"):
+        assert name not in text, "nothing to say of one tile without a clock"
     assert "report.html" in text and (tmp_path / "run" / "report.html").is_file()
     assert not (tmp_path / "run" / "timeline.json").exists(), "the emulator has no clock"
 
@@ -238,6 +241,7 @@ def test_a_finished_run_is_left_alone_or_goes_on(tmp_path):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--config", "huge"], "unknown configuration 'huge': choose one of nano"),
     (["--n", 5], "n=5 is not built: choose 4, 8, 16 or 32"),
+    (["--n", 0], "n=0 is not built"),
     (["-B", 0], "virtual_minibatch=0"),
     (["-M", 0], "sub_minibatch=0; give an integer of at least 1"),
     (["-B", 25], "virtual_minibatch=25: the task has 24 samples to train; use at most 24"),
@@ -278,6 +282,45 @@ def test_unknown_configurations_are_refused(command):
 def test_info_lists_what_there_is():
     text = _run("info")
     assert all(name in text for name in (*CONFIGS, "digits", "emulator", "verilator"))
+    assert "MACs per cycle" in text and "lanes_per_function" in text
+
+
+def test_info_of_ones_own_configuration(tmp_path):
+    (tmp_path / "board.toml").write_text('base = "card"\ntiles = 2\n')
+    text = _run("info", "--config", tmp_path / "board.toml", "--set", "banks=8", "--mhz", 200)
+    row = dict(re.findall(r"\u2502 ([^\u2502]+?) \u2502 (\S+) \u2502", text))
+    assert "board with banks=8" in text and row["tiles"] == "2" and row["banks"] == "8"
+    assert row["stash"] == "true" and row["vector lanes"] == "16" and row["exp/log units"] == "4"
+    assert row["MACs per cycle"] == "512" and row["peak GOPS, 200 MHz"] == "204.8"
+    assert row["of all tiles, KiB"] == "1,136.0"
+    assert "--config nano|edge" in _run("info", "--n", 4, code=2)
+
+
+@pytest.mark.parametrize("command", [
+    ["train", "tiny", "--device", "emulator", "--epochs", 1], ["plan", "tiny"]])
+def test_ones_own_configuration(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "board.toml").write_text('base = "nano"\nmask_rows = 512\n')
+    _run(*command, "--config", "board.toml", "--set", "tensor_rows=2048", "--out", "run")
+    if command[0] == "train":
+        config = json.loads((tmp_path / "run" / "report.json").read_text())["config"]
+        assert config["name"] == "board with tensor_rows=2048"
+        assert (config["mask_rows"], config["tensor_rows"]) == (512, 2048)
+    text = _run(*command, "--config", "board.toml", "--set", "tensor_rows=2000", "--out", "x",
+                code=2)
+    assert "tensor_rows=2000: choose a power of two" in text
+    for wrong in ("tensor_rows", "stash=True", "n="):
+        assert f"--set {wrong}: write a field" in _run(*command, "--set", wrong, code=2)
+
+
+def test_verilog_of_ones_own_configuration(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(hardware.subprocess, "run", lambda command, check: called.append(command))
+    text = _run("verilog", "--config", "edge", "--n", 4, "--set", "stash=true", "--out", tmp_path)
+    target = str(tmp_path / "gradmill_edge_with_stash_True_n_4.v")
+    assert f"wrote {target}" in text and called[0][-1] == target
+    made = parse_config(called[0][called[0].index("--config") + 1])
+    assert (made.n, made.bus_bits, made.stash, made.tensor_rows) == (4, 32, True, 4096)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -23,8 +23,8 @@ def test_vector_cycles_are_those_of_the_unit(n):
     Fragment.get(unit, None)  # amaranth complains of circuits that nobody uses
     for a_space in Space:
         for mul in MulSource:
-            for add_source, add_op in ((AddSource.NONE, AddOp.ADD), (AddSource.ROW, AddOp.SUB),
-                                       (AddSource.SCALAR, AddOp.MAX)):
+            for add_source, add_op in ((AddSource.NONE, AddOp.ADD),
+                                       *((AddSource.SCALAR, op) for op in AddOp)):
                 for function in (FunctionOp.NONE, FunctionOp.EXP):
                     for write in ("write_acc", "write_tensor", "write_mask", None):
                         fields = {"rows": 5, "blocks": 3, "a_space": a_space, "mul": mul,

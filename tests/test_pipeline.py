@@ -247,7 +247,7 @@ def test_what_a_plan_refuses():
         plan(model, TILE.replace(tiles=2), schedule="gpipe", **sizes)
     with pytest.raises(ConfigError, match="tiles=3, but the network has only 2 Linear layers"):
         plan(model, TILE.replace(tiles=4), tiles=3, **sizes)
-    with pytest.raises(ValueError, match="tiles=5: configuration 'custom' has 4"):
+    with pytest.raises(ValueError, match="tiles=5: configuration 'tile with tiles=4' has 4"):
         plan(model, TILE.replace(tiles=4), tiles=5, **sizes)
 
 

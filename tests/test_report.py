@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -78,6 +79,11 @@ def test_the_pipeline_is_in_the_report(emulated):
     assert pipeline["cycles_per_virtual_minibatch"]["measured"] is None
     assert pipeline["speedup"]["measured_over_one_tile_predicted"] is None
     assert pipeline["tiles"][0]["utilisation"] is None
+    forward = sum(a * b for a, b in pairwise(WIDTHS))
+    virtual_minibatches, evaluated = 3 * 72 // 24, 3 * 18
+    assert pipeline["training"]["utilisation"] is None
+    assert emulated[1]["macs"] == (virtual_minibatches * pipeline["training"]["macs"]
+                                   + evaluated * forward)
 
 
 def test_predictions_are_those_of_the_programs_that_run():
@@ -129,6 +135,8 @@ def test_a_run_on_the_rtl_is_measured(simulated):
     assert gain["measured_over_one_tile_predicted"] == pytest.approx(
         gain["one_tile_cycles_predicted"] / cycles["measured"])
     assert report["bit_exact_to_emulator"] is True
+    training, peak = pipeline["training"], CHAIN.n ** 2 * CHAIN.tiles * cycles["measured"]
+    assert 0 < training["utilisation"] == training["macs"] / peak < 1
     for tile, entry in enumerate(pipeline["tiles"]):
         assert 0 < entry["utilisation"] <= entry["array"]["array_rows"] < 1
         assert entry["array"]["matrix_stall_weights"] <= entry["array"]["matrix_stall"]

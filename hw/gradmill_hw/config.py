@@ -1,12 +1,18 @@
 """Build-time configuration: the only source of sizes for RTL, models, driver and tests."""
 
+import json
+import tomllib
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from numbers import Integral
+from pathlib import Path
 
 from .isa import CHAIN_QUEUES, TILE_QUEUES, Queue
 from .stash.formats import from_tag
 
 
-__all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "TILE", "Config", "ConfigError", "get_config"]
+__all__ = ["CARD", "CONFIGS", "EDGE", "NANO", "SIM", "TILE", "Config", "ConfigError", "derive",
+           "get_config"]
 
 
 class ConfigError(ValueError):
@@ -29,7 +35,7 @@ class Config:
     Parameters
     ----------
     name : str
-        Shown in reports and in the ``config`` registers.
+        Shown in messages and reports.
     n : int
         Rows and columns of the PE array, elements of a row, vector lanes. 4, 8, 16 or 32.
     tiles : int
@@ -85,6 +91,13 @@ class Config:
         return super().__new__(cls)
 
     def __post_init__(self):
+        _require(isinstance(self.name, str) and self.name,
+                 f"name={self.name!r}: write a name, as text")
+        for field in fields(self):
+            if field.type is int:
+                value = getattr(self, field.name)
+                _require(isinstance(value, Integral) and not isinstance(value, bool),
+                         f"{field.name}={value!r}: write a whole number")
         _require(self.n in (4, 8, 16, 32), f"n={self.n} is not built: choose 4, 8, 16 or 32")
         _require(1 <= self.tiles <= 64, f"tiles={self.tiles}: choose 1 to 64")
         _require(4 <= self.mantissa_bits <= 9,
@@ -120,8 +133,20 @@ class Config:
                  f"stash=True: stash formats are defined for n = 4, 8 or 16, not {self.n}")
 
     def replace(self, **changes):
-        """A copy with ``changes``, named ``custom`` unless a name is among them."""
-        return replace(self, **{"name": "custom", **changes})
+        """A copy with ``changes``; without a ``name`` among them it is called after this one and
+        what is different, as in ``sim with n=4``."""
+        return replace(self, **{"name": self._name_with(changes), **changes})
+
+    def _name_with(self, changes):
+        base, _, earlier = self.name.partition(" with ")
+        if "=" not in earlier:
+            base, earlier = self.name, ""
+        different = dict(change.split("=", 1) for change in earlier.split(", ") if "=" in change)
+        different |= {name: value for name, value in changes.items()
+                      if value != getattr(self, name, None)}
+        if base == "custom" or not different:
+            return self.name
+        return f"{base} with " + ", ".join(f"{name}={value}" for name, value in different.items())
 
     @property
     def queues(self):
@@ -148,6 +173,13 @@ class Config:
     def bfp_granules(self):
         """Granules of a stored BFP row: ``mantissa_bits`` for mantissas, the rest for exponent."""
         return self.mantissa_bits + -(-8 // self.n)
+
+    @property
+    def memory_bytes(self):
+        """Bytes of the three on-chip memories of a tile; a BFP row has an exponent of 8 bits."""
+        bits = (self.tensor_rows * (self.n * self.mantissa_bits + 8)
+                + self.acc_rows * 32 * self.n + self.mask_rows * self.n)
+        return bits // 8
 
     def row_granules(self, kind):
         """Granules of a stored row of ``kind``: ``"mask"``, ``"bfp"`` or ``"fp32"``."""
@@ -185,10 +217,60 @@ CONFIGS = {config.name: config for config in (NANO, EDGE, TILE, SIM, CARD)}
 
 
 def get_config(config):
-    """``config`` itself, or the named configuration."""
+    """``config`` itself, the named configuration, or that of a TOML or JSON file.
+
+    A file holds fields of :class:`Config`, and with ``base`` the name of the configuration that
+    the other fields are taken from; without, they have the defaults of :class:`Config`.
+    """
     if isinstance(config, Config):
         return config
-    if config not in CONFIGS:
-        raise ConfigError(f"unknown configuration {config!r}: choose one of "
-                          f"{', '.join(CONFIGS)}, or pass a gradmill.Config")
-    return CONFIGS[config]
+    if str(config) in CONFIGS:
+        return CONFIGS[str(config)]
+    path = Path(str(config))
+    if path.suffix in _READERS:
+        return _read(path)
+    raise ConfigError(f"unknown configuration {config!r}: choose one of {', '.join(CONFIGS)}, a "
+                      ".toml or .json file with sizes, or in Python a gradmill.Config")
+
+
+def derive(base, sizes):
+    """``base`` with other ``sizes``, named after them: a dictionary of fields of :class:`Config`.
+
+    With another ``n`` the bus keeps its bits per lane, unless ``bus_bits`` is given too.
+    """
+    names = [field.name for field in fields(Config)]
+    for name in sizes:
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            raise ConfigError(f"a configuration has no {name!r}"
+                              + (f", did you mean {near[0]!r}?" if near else ":")
+                              + f" Choose among {', '.join(names)}")
+    follows = {"name": base._name_with(sizes)}
+    if isinstance(sizes.get("n"), Integral) and "bus_bits" not in sizes:
+        follows["bus_bits"] = min(base.bus_bits // base.n * sizes["n"], 1024)
+    return base.replace(**{**follows, **sizes})
+
+
+_READERS = {".toml": tomllib.loads, ".json": json.loads}
+
+
+def _read(path):
+    """The configuration in a file, which has the name of the file unless the file has another."""
+    try:
+        sizes = _READERS[path.suffix](path.read_text())
+    except OSError as error:
+        raise ConfigError(f"configuration {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"configuration {path} is not {path.suffix[1:].upper()}: "
+                          f"{error}") from None
+    if not isinstance(sizes, dict):
+        raise ConfigError(f"configuration {path}: write fields of a Config, as in "
+                          '{"base": "sim", "n": 4}')
+    base = sizes.pop("base", None)
+    if base is not None and base not in CONFIGS:
+        raise ConfigError(f"configuration {path}: base={base!r}: choose one of "
+                          f"{', '.join(CONFIGS)}")
+    try:
+        return derive(Config() if base is None else CONFIGS[base], {"name": path.stem, **sizes})
+    except ConfigError as error:
+        raise ConfigError(f"configuration {path}: {error}") from None

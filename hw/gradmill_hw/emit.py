@@ -1,10 +1,11 @@
 """Verilog of a configuration: one file, flat ports with the standard AXI names.
 
-``python -m gradmill_hw.emit --config edge --out gradmill.v``; ``--config`` also takes the fields of
-a Config as JSON.
+``python -m gradmill_hw.emit --config edge --out gradmill.v``; ``--config`` also takes a file, or
+the fields of a Config as JSON. :mod:`~gradmill_hw.export` writes manuals beside it.
 
-``verilator --lint-only`` has no warning. Three of its rules are switched off in the file, because
-the back end writes what has an explicit width in the circuit in another form:
+``verilator --lint-only`` has no warning; ``-Wall`` has, of signals and processes that the back end
+writes for every bit of the circuit, used or not. Three of its rules are switched off in the file,
+because the back end writes what has an explicit width in the circuit in another form:
 
 - WIDTHEXPAND: constants in their shortest form, operands that Verilog extends to the result;
 - WIDTHTRUNC: ``!`` of several bits for "is zero";
@@ -28,7 +29,7 @@ from .tile import Tile
 from .top import TILE_MODULE, Gradmill
 
 
-__all__ = ["emit"]
+__all__ = ["emit", "parse_config"]
 
 #: Rules of Verilator that the text would break.
 _LINT = "".join(f"/* verilator lint_off {rule} */\n" for rule in (
@@ -93,15 +94,19 @@ def _module(component, name):
                            strip_internal_attrs=True)
 
 
+def parse_config(text):
+    """The configuration that ``text`` names, or whose fields it has as JSON."""
+    return Config(**json.loads(text)) if text.startswith("{") else get_config(text)
+
+
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--config", required=True, help="name of a configuration, or JSON")
+    parser.add_argument("--config", required=True, help="name of a configuration, file or JSON")
     parser.add_argument("--out", required=True, type=Path, help="file to write")
     arguments = parser.parse_args()
     gc.disable()  # nothing of a netlist becomes garbage before the end; looking takes a third
-    config = (Config(**json.loads(arguments.config)) if arguments.config.startswith("{")
-              else get_config(arguments.config))
+    config = parse_config(arguments.config)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(
         f"// Gradmill, configuration {asdict(config)}\n" + emit(config))

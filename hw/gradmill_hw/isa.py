@@ -11,10 +11,11 @@ from functools import cache, cached_property
 
 
 __all__ = [
-    "BASES", "CHAIN_QUEUES", "CHANNELS", "COMMON", "INSTRUCTIONS", "INSTRUCTION_BYTES", "LOOPS",
-    "OPERANDS", "QUEUES", "TILE_QUEUES", "AddOp", "AddSource", "Alternative", "Class",
-    "EncodingError", "Field", "FunctionOp", "Instruction", "Kind", "MaskKind", "MulSource",
-    "Opcode", "Peer", "Queue", "Space", "decode", "encode", "legal_tokens", "numbers", "token",
+    "BASES", "CHAIN_QUEUES", "CHANNELS", "COMMON", "COMPARISONS", "INSTRUCTIONS",
+    "INSTRUCTION_BYTES", "LOOPS", "OPERANDS", "QUEUES", "TILE_QUEUES", "AddOp", "AddSource",
+    "Alternative", "Class", "EncodingError", "Field", "FunctionOp", "Instruction", "Kind",
+    "MaskKind", "MulSource", "Opcode", "Peer", "Queue", "Space", "decode", "encode",
+    "legal_tokens", "numbers", "token",
 ]
 
 INSTRUCTION_BYTES = 64
@@ -121,6 +122,10 @@ class AddOp(IntEnum):
     RSUB = 2  # c - p
     MAX  = 3
     MIN  = 4
+
+
+#: Add operations that choose one operand and so have no sum to round: the add stage is short.
+COMPARISONS = (AddOp.MAX, AddOp.MIN)
 
 
 class FunctionOp(IntEnum):

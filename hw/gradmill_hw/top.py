@@ -16,7 +16,7 @@ from .memory.write_share import WriteShare
 from .tile import TilePorts
 
 
-__all__ = ["TILE_MODULE", "Gradmill", "TileInstance"]
+__all__ = ["TILE_MODULE", "DevicePorts", "Gradmill", "TileInstance"]
 
 #: Verilog module of a tile.
 TILE_MODULE = "gradmill_tile"
@@ -39,8 +39,8 @@ class TileInstance(wiring.Component):
         return Instance(TILE_MODULE, **ports)
 
 
-class Gradmill(wiring.Component):
-    """Tiles with their memory ports.
+class DevicePorts(wiring.Signature):
+    """Ports of the device besides clock and reset.
 
     Parameters
     ----------
@@ -60,15 +60,30 @@ class Gradmill(wiring.Component):
     """
 
     def __init__(self, config):
-        self.config = config
         axi = Axi4(config.address_bits, config.bus_bits)
         super().__init__({
             "s_axil":     In(AxiLite(ADDRESS_BITS + (config.tiles - 1).bit_length())),
             "m_axi_near": Out(axi),
             "m_axi_far":  Out(axi),
             "irq":        Out(1),
-            "activity":      Out(data.ArrayLayout(Activity(config), config.tiles)),
+            "activity":   Out(data.ArrayLayout(Activity(config), config.tiles)),
         })
+
+
+class Gradmill(wiring.Component):
+    """Tiles with their memory ports.
+
+    Parameters
+    ----------
+    config : Config
+        Sizes.
+
+    Members as of :class:`DevicePorts`.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__(DevicePorts(config))
 
     def elaborate(self, platform):
         m = Module()

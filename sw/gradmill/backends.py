@@ -22,8 +22,8 @@ def open_device(backend, config="sim", **options):
     ----------
     backend : str
         ``"emulator"`` or ``"verilator"``.
-    config : Config or str
-        Sizes of the accelerator.
+    config : Config, str or Path
+        Sizes of the accelerator: themselves, a name, or a TOML or JSON file.
     near_bytes, far_bytes, seed, watchdog
         See :class:`~gradmill.device.Device`.
     latency, bandwidth, stall, outstanding, waveform, progress, verilog

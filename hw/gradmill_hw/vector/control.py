@@ -134,7 +134,7 @@ class Decoder(wiring.Component):
             m.d.comb += self.read_mask.eq(1)
         m.d.comb += [
             control.use_function.eq((cmd.function != FunctionOp.NONE)
-                                    & (cmd.function <= FunctionOp.LOG)),
+                                    & (cmd.function <= max(FunctionOp))),
             control.function.eq(cmd.function),
             control.scalar0.eq(Mux(cmd.scalar0_reg, self.scalars[cmd.scalar0[:3]], cmd.scalar0)),
             control.scalar1.eq(Mux(cmd.scalar1_reg, self.scalars[cmd.scalar1[:3]], cmd.scalar1)),

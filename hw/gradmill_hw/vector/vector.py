@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..isa import AddOp, AddSource, FunctionOp, MulSource, Opcode, Space
+from ..isa import COMPARISONS, AddSource, FunctionOp, MulSource, Opcode, Space
 from ..isa_layout import command_layout
 from ..memory.ports import (
     READ_LATENCY, BfpRow, ReadPort, TensorReadPort, WritePort, fp32_row, mask_row,
@@ -27,6 +27,10 @@ class Events(data.Struct):
     stall:     1  # none did, or the last could not leave: a bank was taken
     nonfinite: 1  # a computed NaN or infinity went to the accumulators or the tensor memory
     saturate:  1  # a mantissa of the tensor result saturated
+
+
+def _has_function(command):
+    return FunctionOp.NONE < command["function"] <= max(FunctionOp)
 
 
 class VectorUnit(wiring.Component):
@@ -105,8 +109,7 @@ class VectorUnit(wiring.Component):
 
     def interval(self, command):
         """Cycles from a row to the next, given the fields of the instruction."""
-        function = FunctionOp.NONE < command["function"] <= FunctionOp.LOG
-        return self.config.lanes_per_function if function else 1
+        return self.config.lanes_per_function if _has_function(command) else 1
 
     def overhead(self, command):
         """Cycles of an instruction before its first row and after its last, given its fields."""
@@ -118,12 +121,11 @@ class VectorUnit(wiring.Component):
             leave = 0
         else:
             return self._fill(command["a_space"])
-        sums = (AddSource.NONE < command["add_source"] <= AddSource.MASKED
-                and command["add_op"] not in (AddOp.MAX, AddOp.MIN))
-        function = FunctionOp.NONE < command["function"] <= FunctionOp.LOG
+        sums = (AddSource.NONE < command["add_source"] <= max(AddSource)
+                and command["add_op"] not in COMPARISONS)
         multiply = command["mul"] != MulSource.NONE
         return (self._fill(command["a_space"])
-                + self._pipeline.latency(multiply, sums, function) + leave)
+                + self._pipeline.latency(multiply, sums, _has_function(command)) + leave)
 
     def elaborate(self, platform):
         m = Module()

@@ -5,16 +5,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .common import ConfigName, clear_errors, configured, console
+from .common import ConfigName, Size, Sizes, clear_errors, configured, console
 
 
 __all__ = ["gemm"]
 
 
 def gemm(
-    sizes: Annotated[list[str] | None, typer.Argument(help="Products as MxKxC.")] = None,
+    products: Annotated[list[str] | None, typer.Argument(help="Products as MxKxC.")] = None,
     config: ConfigName = "tile",
-    n: Annotated[int | None, typer.Option(help="Rows and columns of the array.")] = None,
+    sizes: Sizes = None,
+    n: Size = None,
 ) -> None:
     """Cycles of matrix products with operands on chip, beside the bound, for all three variants."""
     from ..gemm import measure_gemm
@@ -23,8 +24,8 @@ def gemm(
         table = Table(title="C = A·B, operands on chip")
         for column in ("m x k x c", "variant", "cycles", "bound", "utilisation"):
             table.add_column(column, justify="right")
-        shapes = [_shape(size) for size in sizes or ("128x128x128", "100x100x100", "13x17x19")]
-        for entry in measure_gemm(configured(config, n), shapes):
+        shapes = [_shape(size) for size in products or ("128x128x128", "100x100x100", "13x17x19")]
+        for entry in measure_gemm(configured(config, sizes, n=n), shapes):
             table.add_row("x".join(map(str, entry.shape)), entry.variant, f"{entry.cycles}",
                           f"{entry.bound}", f"{entry.utilisation:.1%}")
         console.print(table)

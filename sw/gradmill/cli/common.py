@@ -1,12 +1,13 @@
 """What several commands share: options, console, errors in words."""
 
 import sys
+import tomllib
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-from gradmill_hw.config import CONFIGS, ConfigError, get_config
+from gradmill_hw.config import CONFIGS, ConfigError, derive, get_config
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,7 +19,7 @@ from ..nn import SGD
 
 
 __all__ = ["Backend", "ConfigName", "DeviceName", "FarBandwidth", "FastMemorySize", "Hidden",
-           "MemoryPolicy", "Recompute", "Schedule", "Size", "SubMinibatch", "Tiles",
+           "MemoryPolicy", "Recompute", "Schedule", "Size", "Sizes", "SubMinibatch", "Tiles",
            "VirtualMinibatch", "chosen", "clear_errors", "configured", "console",
            "fast_memory_options", "numbers", "sgd", "working"]
 
@@ -32,8 +33,12 @@ class Backend(StrEnum):
     verilator = "verilator"
 
 
-ConfigName = Annotated[str, typer.Option(help="Sizes of the accelerator, see `gradmill info`: "
-                                              f"{', '.join(CONFIGS)}.")]
+ConfigName = Annotated[str, typer.Option(
+    help=f"Sizes of the accelerator, see `gradmill info`: {', '.join(CONFIGS)}, or a .toml or "
+         ".json file with them.")]
+Sizes = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="FIELD=VALUE", help="Another size than the configuration's, as in banks=2; "
+                                         "may be given several times.")]
 DeviceName = Annotated[Backend, typer.Option(help="`emulator`: exact NumPy models. `verilator`: "
                                                   "the RTL, simulated.")]
 Size = Annotated[int | None, typer.Option(help="Rows and columns of the array instead of the "
@@ -66,19 +71,26 @@ SubMinibatch = Annotated[int | None, typer.Option(
     "--sub-minibatch", "-M", help="Samples reduced beside the MACs (level 1).")]
 
 
-def configured(name, n, tiles=None, *, stash=False, copy=False):
-    """The configuration called ``name`` with other sizes where they are given, and with the codec
-    and the copy unit if they are needed."""
-    config = get_config(name)
-    if n is not None and n != config.n:
-        config = config.replace(n=n, bus_bits=min(32 * n, 1024))
-    if tiles is not None and tiles != config.tiles:
-        config = config.replace(tiles=tiles)
-    if stash and not config.stash:
-        config = config.replace(stash=True)
-    if copy and not config.copy:
-        config = config.replace(copy=True)
-    return config
+def configured(name, sizes=None, **others):
+    """The configuration ``name`` with other ``sizes``, texts ``FIELD=VALUE``, and with those of
+    ``others`` that are neither ``None`` nor ``False``."""
+    changes = dict(map(_size, sizes or ()))
+    return derive(get_config(name), changes | {
+        field: value for field, value in others.items()
+        if value is not None and value is not False})
+
+
+def _size(text):
+    """``FIELD=VALUE`` as a pair; values are written as in TOML."""
+    field, equals, value = text.partition("=")
+    try:
+        (value,) = tomllib.loads(f"value = {value}").values()
+    except ValueError:
+        equals = ""
+    if not equals:
+        raise ConfigError(f"--set {text}: write a field of a configuration and its value, as in "
+                          "banks=2 or stash=true")
+    return field, value
 
 
 def fast_memory_options(size, recompute, policy):

@@ -26,6 +26,7 @@ from .common import (
     Recompute,
     Schedule,
     Size,
+    Sizes,
     SubMinibatch,
     Tiles,
     VirtualMinibatch,
@@ -49,6 +50,7 @@ def plan(
     config: ConfigName = "sim",
     out: Annotated[Path | None, typer.Option(help="Folder for plan.svg, a picture of the order.")]
         = None,
+    sizes: Sizes = None,
     n: Size = None,
     tiles: Tiles = None,
     schedule: Schedule = None,
@@ -71,30 +73,30 @@ def plan(
     with clear_errors():
         policy = memory_policy if fast_memory and not recompute else "offload"
         fast = fast_memory_options(fast_memory, recompute, policy)
-        sizes = configured(config, n, tiles if fast is None else tiles or 1,
-                           stash=stash is not None, copy=fast is not None)
-        job = load_task(task, hidden=hidden and numbers(hidden), tiles=sizes.tiles)
+        machine = configured(config, sizes, n=n, tiles=tiles if fast is None else tiles or 1,
+                             stash=stash is not None, copy=fast is not None)
+        job = load_task(task, hidden=hidden and numbers(hidden), tiles=machine.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch)
         loss, optimizer = CrossEntropy(), sgd(settings)
         if predict_weights:
             check_prediction(schedule, optimizer.momentum)
         if fast is not None:
-            show_tiers(job, sizes, settings, loss, optimizer, fast,
+            show_tiers(job, machine, settings, loss, optimizer, fast,
                        None if stash is None else parse_stash([stash]), far_bandwidth)
             return
         amounts = {name: settings[name] for name in ("virtual_minibatch", "sub_minibatch")}
         with working("planning"):
-            made = make_plan(job.model, sizes, tiles=tiles, schedule=schedule, loss=loss,
+            made = make_plan(job.model, machine, tiles=tiles, schedule=schedule, loss=loss,
                              optimizer=optimizer, **amounts)
             if made.profile is None:  # one tile: the plan needs none, its table does
-                measured = profile(job.model, sizes, settings["sub_minibatch"], loss, optimizer)
-                made = make_plan(job.model, sizes, tiles=1, schedule=made.schedule.name, loss=loss,
-                                 optimizer=optimizer, measured=measured, **amounts)
+                measured = profile(job.model, machine, settings["sub_minibatch"], loss, optimizer)
+                made = make_plan(job.model, machine, tiles=1, schedule=made.schedule.name,
+                                 loss=loss, optimizer=optimizer, measured=measured, **amounts)
         with working("writing the programs and predicting their cycles"):
-            expected = forecast(made, job.model, sizes, loss, optimizer,
+            expected = forecast(made, job.model, machine, loss, optimizer,
                                 predict_weights=predict_weights)
             alone = expected.cycles if len(made.spans) == 1 else one_tile_cycles(
-                job.model, sizes, loss, optimizer, **amounts)
+                job.model, machine, loss, optimizer, **amounts)
         console.print(_stages(made, job.model, expected))
         console.print(_costs(made, expected))
         console.print(_totals(made, expected, alone))
@@ -123,7 +125,7 @@ def _stages(made, model, expected):
 
 def _costs(made, expected):
     """One row per tile: what it spends."""
-    table = Table(title="cycles of one sub-minibatch")
+    table = Table(title="cycles of one sub-minibatch; of an update, once per virtual minibatch")
     for column in ("tile", "forward", "data gradient", "weight gradient", "update", "matrix busy"):
         table.add_column(column, justify="right")
     for row, busy in zip(made.table(), expected.busy, strict=True):
@@ -137,13 +139,14 @@ def _totals(made, expected, alone):
     """What the whole pipeline is expected to do."""
     table = Table(show_header=False, title="one virtual minibatch, in steady state")
     found = data.speedup(alone, expected.cycles, None)["predicted_over_one_tile_predicted"]
-    for name, value in (
+    rows = (
         ("bubble", f"{made.bubble:.1%}, while tiles wait only for each other"),
         ("cycles of the schedule", f"{made.cycles:,}; with these sets at least {made.bound:,}"),
         ("cycles of the programs", f"{expected.cycles:,.0f}, by the cycle model"),
         ("one tile", "does not fit" if alone is None else f"{alone:,.0f}, by the cycle model"),
         ("speed-up", "unknown" if found is None else f"{found:.2f} over one tile, predicted"),
-    ):
+    )
+    for name, value in rows if len(made.spans) > 1 else rows[:-2]:
         table.add_row(name, value)
     return table
 

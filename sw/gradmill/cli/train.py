@@ -40,6 +40,7 @@ from .common import (
     Recompute,
     Schedule,
     Size,
+    Sizes,
     SubMinibatch,
     Tiles,
     VirtualMinibatch,
@@ -69,6 +70,7 @@ def train(
     config: ConfigName = "sim",
     out: Annotated[Path, typer.Option(help="Folder for report, plot and checkpoint.")] = Path(
         "build/train"),
+    sizes: Sizes = None,
     n: Size = None,
     tiles: Tiles = None,
     schedule: Schedule = None,
@@ -123,15 +125,15 @@ def train(
             tiles = 1
         state = state_of(out) if resume else None
         given = given_options(context)
-        if state and not given.keys() & {"n", "config"}:
+        if state and not given.keys() & {"n", "config", "sizes"}:
             n = state["numbers"]["n"]
-        sizes = configured(config, n, tiles, copy=fast is not None,
-                           stash=(state["stash"] if state else policy) is not None)
-        job = load_task(task, seed, hidden and numbers(hidden), tiles=sizes.tiles)
+        wanted = configured(config, sizes, n=n, tiles=tiles, copy=fast is not None,
+                            stash=(state["stash"] if state else policy) is not None)
+        job = load_task(task, seed, hidden and numbers(hidden), tiles=wanted.tiles)
         settings = chosen(job, virtual_minibatch, sub_minibatch, epochs=epochs, lr=lr,
                           momentum=momentum, decay=decay)
         if state:
-            settings["epochs"] = check_options(state, given, job, sizes, policy)
+            settings["epochs"] = check_options(state, given, job, wanted, policy)
             if state["epoch"] >= settings["epochs"]:
                 console.print(f"already finished: {state['epoch']} of {settings['epochs']} epochs; "
                               f"the report stays as it is, --epochs with more goes on")
@@ -146,7 +148,7 @@ def train(
 
         started = time.perf_counter()
         with ExitStack() as stack:
-            machine = stack.enter_context(open_device(device.value, sizes, **options))
+            machine = stack.enter_context(open_device(device.value, wanted, **options))
             ready = time.perf_counter()
             compared = check and device is Backend.verilator and not resume
             times: SimpleQueue = SimpleQueue()  # that the device's memory manager measures
@@ -283,16 +285,19 @@ def _summary(report, page):
         ("of a virtual minibatch", f"{cycles['predicted']:,.0f} predicted" + (
             f", {cycles['measured']:,.0f} measured" if cycles["measured"] else "")),
         ("useful MACs", f"{report['macs']:,}"),
-        ("utilisation", "" if utilisation is None else f"{utilisation:.1%} of n·n·tiles·cycles"),
-        ("of each tile", "" if utilisation is None else " ".join(f"{s:.1%}" for s in shares)),
-        ("speed-up over one tile", _speedup(chain["speedup"])),
+        ("utilisation", utilisation and f"{utilisation:.1%} of n·n·tiles·cycles, with evaluation"),
+        ("in training alone", chain["training"]["utilisation"]
+         and f"{chain['training']['utilisation']:.1%}"),
+        ("of each tile", utilisation and shares[1:] and " ".join(f"{s:.1%}" for s in shares)),
+        ("speed-up over one tile", shares[1:] and _speedup(chain["speedup"])),
         ("hidden activations", _activations(report)),
-        ("seconds", f"{report['wall_seconds']:.1f} (build {report['build_seconds']:.1f})"),
-        ("cycles per second", f"{report['cycles_per_second']:,.0f}" if report["cycles"] else ""),
-        ("bit-exact to the emulator", {None: "not compared", True: "yes", False: "NO"}[
-            report["bit_exact_to_emulator"]]),
+        ("seconds", f"{report['wall_seconds']:.1f}, after {report['build_seconds']:.1f} to build"),
+        ("cycles per second", report["cycles"] and f"{report['cycles_per_second']:,.0f}"),
+        ("bit-exact to the emulator", report["device"] != "emulator" and {
+            None: "not compared", True: "yes", False: "NO"}[report["bit_exact_to_emulator"]]),
     ):
-        table.add_row(name, value)
+        if value:
+            table.add_row(name, value)
     console.print(table)
     console.print(f"report {page}, from report.json beside it", soft_wrap=True, highlight=False)
 

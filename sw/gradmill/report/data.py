@@ -12,7 +12,7 @@ from .tiers import measured
 
 
 __all__ = ["differences", "expectation", "layer_names", "parameters", "performance", "pipeline",
-           "speedup", "stashing", "write_report"]
+           "speedup", "stashing", "training", "write_report"]
 
 
 def performance(counters, config):
@@ -109,6 +109,7 @@ def pipeline(trainer, expectations, timeline=None):
         **made.as_dict(),
         "cycles_per_virtual_minibatch": {"predicted": expected.cycles, "measured": period},
         "speedup": speedup(alone, expected.cycles, period),
+        "training": training(trainer, period),
         "tiles": [_tile(trainer, tile, expected) for tile in range(len(made.spans))],
         "fast_memory": _fast_memory(trainer, timeline),
     }
@@ -130,6 +131,16 @@ def speedup(alone, predicted, measured):
         "measured_over_one_tile_predicted": alone / measured if alone and measured else None,
         "predicted_over_one_tile_predicted": alone / predicted if alone else None,
     }
+
+
+def training(trainer, period):
+    """Useful MACs of a virtual minibatch, none computed twice, and their share of the peak in the
+    ``period`` of cycles from one update to the next, ``None`` without one."""
+    layers = [stage.linear.inputs * stage.linear.outputs for stage in trainer.model.stages]
+    macs = trainer.virtual_minibatch * (3 * sum(layers) - layers[0])  # samples have no gradient
+    config = trainer.device.config
+    peak = config.n ** 2 * config.tiles
+    return {"macs": macs, "utilisation": macs / (peak * period) if period else None}
 
 
 def layer_names(model, first, last):

@@ -126,11 +126,12 @@ def emit_verilog(config, *, progress=True):
     """File with the Verilog of ``config``, emitted by ``gradmill_hw.emit`` in its own process."""
     package = Path(importlib.util.find_spec("gradmill_hw").origin).parent
     sources = sorted(package.rglob("*.py"))
-    key = _digest(repr(config).encode(), *(path.read_bytes() for path in sources))
+    named = CONFIGS.get(config.name) == config
+    text = config.name if named else json.dumps(asdict(config) | {"name": "custom"})
+    key = _digest(text.encode(), *(path.read_bytes() for path in sources))
 
     def make(folder):
         out = folder / "gradmill.v"
-        text = config.name if CONFIGS.get(config.name) == config else json.dumps(asdict(config))
         _call([sys.executable, "-m", "gradmill_hw.emit", "--config", text, "--out", out],
               f"emitting the Verilog of configuration {config.name!r}")
         return out
