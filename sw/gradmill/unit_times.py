@@ -8,7 +8,16 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gradmill_hw.isa import (AddOp, AddSource, FunctionOp, Kind, MulSource, Opcode, Queue, Space)
+from gradmill_hw.isa import (
+    COMPARISONS,
+    AddSource,
+    FunctionOp,
+    Kind,
+    MulSource,
+    Opcode,
+    Queue,
+    Space,
+)
 from gradmill_hw.stash.formats import GROUP, from_tag
 
 
@@ -93,7 +102,7 @@ def vector_cycles(fields, config):
     if not (fields["write_tensor"] or fields["write_acc"] or fields["write_mask"]):
         return rows, latency
     sums = (fields["add_source"] != AddSource.NONE
-            and fields["add_op"] not in (AddOp.MAX, AddOp.MIN))
+            and fields["add_op"] not in COMPARISONS)
     latency += (UNITS.vector + (fields["mul"] != MulSource.NONE) * UNITS.multiply
                 + sums * UNITS.add + function * (UNITS.function + config.lanes_per_function))
     return rows, latency + leave
