@@ -6,13 +6,16 @@ may share a site in the vendor's tool), plus the LUT sites of distributed RAM an
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
+from gradmill.heartbeat import heartbeat
 from gradmill_hw.config import TILE, get_config
 from gradmill_hw.control.control import ControlPath
 from gradmill_hw.emit import emit
@@ -117,21 +120,53 @@ def main():
     parser.add_argument("--config", default=TILE.name)
     parser.add_argument("--family", choices=[*_SYNTH, "both"], default="both")
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.units) - set(UNITS)):
+        parser.error(f"no unit {unknown[0]!r}; there are {', '.join(UNITS)}")
     config, console = get_config(arguments.config), Console(width=110)
-    for family in _SYNTH if arguments.family == "both" else [arguments.family]:
-        table = Table(title=f"{family}, configuration {config.name}, n = {config.n}")
-        for column in ("unit", "LUT", "of it memory", "FF", "DSP", "BRAM", "latch", "LUT per",
-                       "allowed"):
-            table.add_column(column, justify="right")
-        for name in arguments.units or UNITS:
-            unit = UNITS[name]
-            own = config.replace(**unit.options)
-            with console.status(f"{family}: {name}"):
-                found = summary(cells(own, unit.build(own), family), family)
-            quotient = f"{found['LUT'] / unit.count(own):.1f} / {unit.per}" if unit.per else ""
-            table.add_row(name, *(f"{value:,}" for value in found.values()), quotient,
-                          f"{unit.allowed}" if unit.allowed and family == "xcup" else "")
-        console.print(table)
+    families = list(_SYNTH) if arguments.family == "both" else [arguments.family]
+    found = _measure(console, config, arguments.units or list(UNITS), families)
+    for family, of_family in found.items():
+        console.print(_table(config, family, of_family))
+
+
+def _measure(console, config, names, families):
+    """``found[family][name]``: what :func:`summary` says; a line for each unit when it is done."""
+    found = {family: dict.fromkeys(names) for family in families}
+    wanted = [(family, name) for name in reversed(names) for family in families]
+    left = len(wanted)
+
+    def say(text):
+        console.print(text, highlight=False)
+
+    with (ProcessPoolExecutor(os.cpu_count()) as pool,
+          heartbeat(lambda seconds: say(f"{left} units left after {seconds:.0f} s"))):
+        jobs = {pool.submit(_unit, config, name, family): (family, name)
+                for family, name in wanted}
+        for job in as_completed(jobs):
+            family, name = jobs[job]
+            found[family][name] = job.result()
+            left -= 1
+            say(f"{family}, {name}: {found[family][name]['LUT']:,} LUT")
+    return found
+
+
+def _unit(config, name, family):
+    unit = UNITS[name]
+    own = config.replace(**unit.options)
+    return summary(cells(own, unit.build(own), family), family)
+
+
+def _table(config, family, found):
+    table = Table(title=f"{family}, configuration {config.name}, n = {config.n}")
+    for column in ("unit", "LUT", "of it memory", "FF", "DSP", "BRAM", "latch", "LUT per",
+                   "allowed"):
+        table.add_column(column, justify="right")
+    for name, values in found.items():
+        unit = UNITS[name]
+        quotient = (f"{values['LUT'] / unit.count(config):.1f} / {unit.per}" if unit.per else "")
+        table.add_row(name, *(f"{value:,}" for value in values.values()), quotient,
+                      f"{unit.allowed}" if unit.allowed and family == "xcup" else "")
+    return table
 
 
 if __name__ == "__main__":
