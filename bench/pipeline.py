@@ -17,7 +17,6 @@ from gradmill.timeline import record
 from . import pipeline_model as chains
 
 
-WIDTHS, SUB, VIRTUAL = (8, 64, 64, 72, 64, 64, 8), 16, 1024
 #: Virtual minibatches of the shorter and of the longer run.
 RUNS = 1, 2
 
@@ -25,12 +24,13 @@ RUNS = 1, 2
 def run(console):
     """Print the tables: one tile on a machine of one, two and four on a chain of four; then what
     the cycle model expects of others."""
-    chain, found = TILE.replace(tiles=4), []
-    for config, tiles, size in ((chain, 4, VIRTUAL), (chain, 4, 256), (chain, 4, 128),
-                                (TILE, 1, VIRTUAL), (chain, 2, VIRTUAL), (chain, 2, 128)):
-        found.append(_measure(config, tiles, size, console.log))
-        console.print(f"{tiles} tiles, B = {size}: {found[-1]['cycles']:,.0f} cycles")
-    found.sort(key=lambda one: (-one["count"], one["tiles"]))
+    chain, deep, found = TILE.replace(tiles=4), chains.DEEP.replace(tiles=4), []
+    for config, tiles, sub, count in (
+            (chain, 4, 16, 64), (chain, 4, 16, 16), (chain, 4, 16, 8), (TILE, 1, 16, 64),
+            (chain, 2, 16, 64), (chain, 2, 16, 8), (deep, 4, 64, 8), (deep, 2, 64, 8)):
+        found.append(_measure(config, tiles, sub, count, console.log))
+        console.print(f"{tiles} tiles, M = {sub}, m = {count}: {found[-1]['cycles']:,.0f} cycles")
+    found.sort(key=lambda one: (one["sub"], -one["count"], one["tiles"]))
     console.print(_periods(found))
     console.print("T = max(m(F+B+W), (m+p-1)(F+B)+W), m = B/M: F, B, W are the cycles in which the "
                   "array of the slowest tile takes rows.\nArray busy: cycles with a row; tile "
@@ -39,15 +39,15 @@ def run(console):
 
 
 def _periods(found):
-    table = Table(title=f"MLP {'-'.join(map(str, WIDTHS))}, M = {SUB}, n = {TILE.n}: cycles per "
-                        "virtual minibatch of m sub-minibatches in steady state")
-    for column in ("m", "tiles", "cycles", "speed-up", "T", "above T",
+    table = Table(title=f"MLP {'-'.join(map(str, chains.BALANCED))}, n = {TILE.n}: cycles per "
+                        "virtual minibatch of m sub-minibatches of M samples in steady state")
+    for column in ("M", "m", "tiles", "cycles", "speed-up", "T", "above T",
                    "predicted", "error", "array busy", "tile busy"):
         table.add_column(column, justify="right")
     for one in found:
         cycles, alone = one["cycles"], found[0]
         table.add_row(
-            str(one["count"]), str(one["tiles"]), f"{cycles:,.0f}",
+            str(one["sub"]), str(one["count"]), str(one["tiles"]), f"{cycles:,.0f}",
             f"{alone['cycles'] / cycles:.3f}" if one["count"] == alone["count"] else "",
             f"{one['bound']:,}", f"{cycles / one['bound'] - 1:+.2%}",
             f"{one['predicted']:,.0f}", f"{one['predicted'] / cycles - 1:+.2%}",
@@ -55,35 +55,35 @@ def _periods(found):
     return table
 
 
-def _trainer(tiles, device, size):
-    return gm.Trainer(chains.network(WIDTHS), device, tiles=tiles,
-                      optimizer=gm.SGD(0.05, 0.9), virtual_minibatch=size, sub_minibatch=SUB)
+def _trainer(tiles, device, sub, size):
+    return gm.Trainer(chains.network(chains.BALANCED), device, tiles=tiles,
+                      optimizer=gm.SGD(0.05, 0.9), virtual_minibatch=size, sub_minibatch=sub)
 
 
-def _measure(config, tiles, size, tell):
+def _measure(config, tiles, sub, count, tell):
     """Cycles of a virtual minibatch, measured and predicted, and what the tiles did; ``tell(text)``
     what is being done."""
-    rng, totals = np.random.default_rng(0), []
-    name = f"{tiles} of {config.tiles} tiles, B = {size}"
+    rng, totals, size = np.random.default_rng(0), [], count * sub
+    name = f"{tiles} of {config.tiles} tiles, B = {size}, M = {sub}"
     tell(f"{name}: building the simulator")
     with gm.open("verilator", config, watchdog=1_000_000) as device:
         tell(f"{name}: programs")
-        trainer = _trainer(tiles, device, size)
-        trainer.predict(np.zeros((SUB, WIDTHS[0]), np.float32))  # loads the weights too
-        for count in RUNS:
-            tell(f"{name}: {count} virtual minibatches on the RTL")
+        trainer = _trainer(tiles, device, sub, size)
+        trainer.predict(np.zeros((sub, chains.BALANCED[0]), np.float32))  # loads the weights too
+        for virtual in RUNS:
+            tell(f"{name}: {virtual} virtual minibatches on the RTL")
             device.clear_counters()
             with record(device) as timeline:
-                trainer.fit(*_samples(rng, count * size), epochs=1)
+                trainer.fit(*_samples(rng, virtual * size), epochs=1)
             totals.append(device.counters()["cycles"])
         used = device.tiles[:tiles]
         cycles = (totals[1] - totals[0]) / (RUNS[1] - RUNS[0])
         taken = [device.counters(tile)["array_rows"] / RUNS[1] for tile in used]
         busy = [_busy(timeline, tile, cycles) for tile in used]
         tell(f"{name}: cycle model")
-        predicted = [_predicted(trainer, count) for count in RUNS]
-    rows, count = chains.array_rows(trainer.plan, trainer.model, SUB, config.n), size // SUB
-    return {"tiles": tiles, "count": count, "cycles": cycles,
+        predicted = [_predicted(trainer, virtual) for virtual in RUNS]
+    rows = chains.array_rows(trainer.plan, trainer.model, sub, config.n)
+    return {"tiles": tiles, "sub": sub, "count": count, "cycles": cycles,
             "busy": busy, "array": [row / cycles for row in taken],
             "bound": chains.bound(rows, count),
             "predicted": (predicted[1] - predicted[0]) / (RUNS[1] - RUNS[0])}
@@ -100,8 +100,8 @@ def _covered(spans, first, last):
 
 
 def _samples(rng, count):
-    return (rng.normal(size=(count, WIDTHS[0])).astype(np.float32),
-            rng.integers(0, WIDTHS[-1], count))
+    return (rng.normal(size=(count, chains.BALANCED[0])).astype(np.float32),
+            rng.integers(0, chains.BALANCED[-1], count))
 
 
 def _predicted(trainer, count):

@@ -11,9 +11,10 @@ from gradmill.forecast import forecast
 from gradmill.planning import plan
 
 
-__all__ = ["array_rows", "bound", "network", "run"]
+__all__ = ["BALANCED", "DEEP", "array_rows", "bound", "network", "run"]
 
-SUB = 16
+#: Memories for seven activation sets of 64 samples.
+DEEP = TILE.replace(tensor_rows=16384, mask_rows=8192)
 #: Memories for 2p - 1 activation sets of many tiles.
 LARGE = TILE.replace(tensor_rows=32768, mask_rows=8192, acc_rows=8192, queue_depth=16)
 
@@ -28,30 +29,33 @@ def _unequal(tiles):
     return 8, *[(64, 64, 40, 64, 48)[s % 5] for s in range(tiles + 1)], 8
 
 
-#: Name -> configuration, tiles, widths, sub-minibatches.
+#: Widths that are balanced on two and on four tiles, others that are not.
+BALANCED, _UNBALANCED = (8, 64, 64, 72, 64, 64, 8), (8, 64, 40, 72, 64, 48, 8)
+#: Name -> configuration, tiles, widths, M, sub-minibatches.
 CASES = {
-    "2 tiles": (TILE, 2, (8, 64, 64, 72, 64, 64, 8), (8, 16, 32, 64)),
-    "4 tiles": (TILE, 4, (8, 64, 64, 72, 64, 64, 8), (8, 16, 32, 64)),
-    "4 tiles, unequal": (TILE, 4, (8, 64, 40, 72, 64, 48, 8), (16, 64)),
-    "8 tiles": (LARGE, 8, _equal(8), (16, 32, 64)),
-    "8 tiles, unequal": (LARGE, 8, _unequal(8), (64,)),
-    "16 tiles": (LARGE, 16, _equal(16), (32, 64)),
-    "16 tiles, unequal": (LARGE, 16, _unequal(16), (64,)),
+    "2 tiles": (TILE, 2, BALANCED, 16, (8, 16, 32, 64)),
+    "2 tiles, M = 64": (DEEP, 2, BALANCED, 64, (8, 16)),
+    "4 tiles": (TILE, 4, BALANCED, 16, (8, 16, 32, 64)),
+    "4 tiles, M = 64": (DEEP, 4, BALANCED, 64, (8, 16)),
+    "4 tiles, unequal": (TILE, 4, _UNBALANCED, 16, (16, 64)),
+    "8 tiles": (LARGE, 8, _equal(8), 16, (16, 32, 64)),
+    "8 tiles, unequal": (LARGE, 8, _unequal(8), 16, (64,)),
+    "16 tiles": (LARGE, 16, _equal(16), 16, (32, 64)),
+    "16 tiles, unequal": (LARGE, 16, _unequal(16), 16, (64,)),
 }
 
 
 def run(console):
     """Print how far virtual minibatches are above T."""
-    table = Table(title=f"Cycle model, n = {TILE.n}, M = {SUB}: cycles of a virtual minibatch in "
-                        "steady state")
-    for column in ("", "sub-minibatches", "cycles", "T", "above", "rows of the tiles"):
+    table = Table(title=f"Cycle model, n = {TILE.n}: cycles of a virtual minibatch in steady state")
+    for column in ("", "M", "sub-minibatches", "cycles", "T", "above", "rows of the tiles"):
         table.add_column(column, justify="right")
     cases = [(name, *case, count) for name, (*case, counts) in CASES.items() for count in counts]
-    for name, config, tiles, widths, count in track(cases, "cycle model", console=console):
-        cycles, rows = predicted(config.replace(tiles=tiles), widths, count)
+    for name, config, tiles, widths, sub, count in track(cases, "cycle model", console=console):
+        cycles, rows = predicted(config.replace(tiles=tiles), widths, sub, count)
         least, work = bound(rows, count), [sum(tile) for tile in rows]
-        table.add_row(name, str(count), f"{cycles:,.0f}", f"{least:,}", f"{cycles / least - 1:.1%}",
-                      f"{min(work):,} - {max(work):,}")
+        table.add_row(name, str(sub), str(count), f"{cycles:,.0f}", f"{least:,}",
+                      f"{cycles / least - 1:.1%}", f"{min(work):,} - {max(work):,}")
     console.print(table)
 
 
@@ -61,12 +65,13 @@ def network(widths):
     return gm.Sequential(*layers[:-1], seed=0)
 
 
-def predicted(config, widths, count):
-    """Cycles of a virtual minibatch of ``count`` sub-minibatches; :func:`array_rows`."""
+def predicted(config, widths, sub, count):
+    """Cycles of a virtual minibatch of ``count`` sub-minibatches of ``sub`` samples;
+    :func:`array_rows`."""
     model, rest = network(widths), (gm.CrossEntropy(), gm.SGD(lr=0.05, momentum=0.9))
-    made = plan(model, config, virtual_minibatch=count * SUB, sub_minibatch=SUB, loss=rest[0],
+    made = plan(model, config, virtual_minibatch=count * sub, sub_minibatch=sub, loss=rest[0],
                 optimizer=rest[1])
-    return forecast(made, model, config, *rest).cycles, array_rows(made, model, SUB, config.n)
+    return forecast(made, model, config, *rest).cycles, array_rows(made, model, sub, config.n)
 
 
 def array_rows(made, model, sub, n):

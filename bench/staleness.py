@@ -4,7 +4,6 @@ Cycles are those of the cycle model; losses and accuracies are of the emulator, 
 """
 
 import warnings
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from gradmill.forecast import forecast
 from gradmill.planning import plan
 from gradmill.report.style import drawing
 
-from .pipeline import SUB, WIDTHS
+from .pipeline_model import BALANCED, network
 
 
 SEEDS, EPOCHS = range(3), 4
@@ -35,8 +34,8 @@ SCHEDULES = {
 #: Memories for such sub-minibatches.
 MACHINE = TILE.replace(tensor_rows=32768, acc_rows=32768, mask_rows=16384)
 PICTURE = Path("build/bench/staleness.svg")
-#: Tiles and sub-minibatches for which cycles are predicted.
-TILES, COUNTS = 4, (2, 4, 8, 16)
+#: Tiles, M and sub-minibatches for which cycles are predicted.
+TILES, SUB, COUNTS = 4, 16, (2, 4, 8, 16)
 
 
 def run(console):
@@ -47,8 +46,8 @@ def run(console):
 
 def _cycles():
     """Table of the cycles of a virtual minibatch in steady state."""
-    table = Table(title=f"MLP {'-'.join(map(str, WIDTHS))} on {TILES} tiles, M = {SUB}: cycles of "
-                        "a virtual minibatch in steady state, by the cycle model")
+    table = Table(title=f"MLP {'-'.join(map(str, BALANCED))} on {TILES} tiles, M = {SUB}: cycles "
+                        "of a virtual minibatch in steady state, by the cycle model")
     for column in ("sub-minibatches", "zero-bubble", *list(SCHEDULES)[1:]):
         table.add_column(column, justify="right")
     for count in COUNTS:
@@ -60,8 +59,7 @@ def _cycles():
 
 def _period(count, schedule, **options):
     config = TILE.replace(tiles=TILES)
-    layers = [layer for pair in pairwise(WIDTHS) for layer in (gm.Linear(*pair), gm.ReLU())]
-    model, rest = gm.Sequential(*layers[:-1]), (gm.CrossEntropy(), gm.SGD(lr=0.1, momentum=0.9))
+    model, rest = network(BALANCED), (gm.CrossEntropy(), gm.SGD(lr=0.1, momentum=0.9))
     made = plan(model, config, virtual_minibatch=count * SUB, sub_minibatch=SUB, schedule=schedule,
                 loss=rest[0], optimizer=rest[1])
     return forecast(made, model, config, *rest, **options).cycles

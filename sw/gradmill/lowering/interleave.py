@@ -63,9 +63,12 @@ class Interleaving:
     ----------
     orders : list of list
         By tile: ``(place in its code, {virtual panel row: real row})``.
+    cycles : int
+        Of the tile that takes longest.
     """
 
     orders: list
+    cycles: int
 
     def apply(self, codes):
         """Code of each tile in the new order, with real panels."""
@@ -84,6 +87,10 @@ def _rename(instruction, panels):
 def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads=_LOADS):
     """The :class:`Interleaving` of ``codes``.
 
+    Codes of several tiles are placed twice, one after the other: a virtual minibatch finds the
+    tiles busy with the one before, the later ones for longer, so the second order is the one that
+    can be repeated.
+
     Parameters
     ----------
     config : Config
@@ -99,12 +106,21 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
     far : Memory
         How fast far memory is, if that is known.
     held : sequence of int
-        Activation sets that each tile holds before, none if not given.
+        Activation sets that each tile holds before; if not given none, and what comes before is a
+        virtual minibatch like this one.
     loads : int
         Loads that a queue holds at a time.
     """
-    nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
     placing = _Placing(config, buffers, far or Memory(), loads)
+    for _ in range(1 + (held is None and len(buffers) > 1)):
+        starts = placing.begin()
+        _place(_nodes(buffers, codes, steps, limits, held or [0] * len(limits)), placing)
+    cycles = max(end - start for start, end in zip(starts, placing.ends(), strict=True))
+    return Interleaving(placing.orders, cycles)
+
+
+def _place(nodes, placing):
+    """Place all ``nodes``, at each step the ready one with the lowest key."""
     blocked = {node: len(node.after) for node in nodes}
     then = {}
     for node in nodes:
@@ -121,7 +137,6 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
             blocked[other] -= 1
             if not blocked[other]:
                 ready.add(other)
-    return Interleaving(placing.orders)
 
 
 def interleave_one(buffers, code, **options):
@@ -178,7 +193,7 @@ class _Placing:
         buses = [Bus(memory) for memory in (Memory(), Memory(), far, far)]
         self._units = [Units(config, buses) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
-        self.orders = [[] for _ in buffers]
+        self.orders = []  # see :meth:`begin`
         self._handed = [0 for _ in buffers]  # by tile: when the sequencer handed out the latest one
         self._ends = {}
         self._bank = config.tensor_rows // config.banks
@@ -196,6 +211,15 @@ class _Placing:
         self._held = [{} for _ in buffers]     # virtual panel -> real panel
         self._last = [None for _ in buffers]   # the panel filled last
         self._vector = [None for _ in buffers]  # the last VECTOR: node, panel, operands, start
+
+    def begin(self):
+        """Begin new orders, behind what has been placed; returns :meth:`ends` of that."""
+        self.orders = [[] for _ in self._units]
+        return self.ends()
+
+    def ends(self):
+        """By tile: when its matrix and vector unit are free."""
+        return [max(units.free[Queue.MATRIX], units.free[Queue.VECTOR]) for units in self._units]
 
     def key(self, node):
         """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its

@@ -72,9 +72,10 @@ class NoDrainLowering(Lowering):
         """The window, from the middle of the order; of several that in which the first update comes
         as late as possible, because its loads do not move to the window before. Empty if there is
         none."""
+        order = self._orders[-1]
         size, best, found = 3 * len(self.buffers) * self._subs, -1, []
-        for start in range(len(self._order) // 4, 3 * len(self._order) // 4 - size):
-            window = self._order[start:start + size]
+        for start in range(len(order) // 4, 3 * len(order) // 4 - size):
+            window = order[start:start + size]
             counts = Counter((t, operation) for t, operation, _ in window)
             if set(counts.values()) != {self._subs}:
                 continue
@@ -158,7 +159,7 @@ class NoDrainLowering(Lowering):
         if subs < self._subs or count == 1 or not self._window:
             for v in range(count):
                 yield [(t, operation, number + v * subs)
-                       for t, operation, number in self._order if number < subs]
+                       for t, operation, number in self._orders[-1] if number < subs]
             return
         spread = max(number for *_, number in self._window) // subs
         for v in range(-spread, count):

@@ -110,12 +110,15 @@ class Lowering:
         self._limits = [max(pair) for pair in zip(needed, limits or needed, strict=True)]
         work = [sum(blocks(stage.linear.inputs, config.n) * blocks(stage.linear.outputs, config.n)
                     for stage in stages[first:last + 1]) for first, last in spans]
+        orders = [tuple(order)]
         if work[-1] >= _FULL * max(work):
-            order = early(order, self._limits)
-        self._order = paced(tuple(order), self._limits)
+            orders.append(tuple(early(order, self._limits)))
+        #: Candidates, of which programs follow the one that takes fewer cycles.
+        self._orders = list(dict.fromkeys(paced(order, self._limits) for order in orders))
         self.buffers = []
-        for tile, (part, sets) in enumerate(zip(parts, received(self._order, len(parts)),
-                                                strict=True)):
+        for tile, (part, *sets) in enumerate(zip(parts, *(
+                received(order, len(parts)) for order in self._orders), strict=True)):
+            sets = tuple(map(max, zip(*sets, strict=True)))
             try:
                 self.buffers.append(self._buffers(part, sets, self._limits[tile]))
             except ConfigError as error:
@@ -157,7 +160,7 @@ class Lowering:
         batch = self.batch("predict", size)
         tiles = range(len(self.buffers))
         order = [(t, "F", j) for j in range(len(batch.rows)) for t in tiles]
-        return self._programs(order, batch, 1, (0,) * 5, PredictTile)
+        return self._programs([order], batch, 1, (0,) * 5, PredictTile)
 
     def train(self, size, count, strides, regions, result, kind=None):
         """``count`` virtual minibatches of ``size`` samples, each with its update.
@@ -174,10 +177,11 @@ class Lowering:
             A :class:`TrainTile` that does something else with the gradients.
         """
         batch = self.batch("train", size)
-        order = [step for step in self._order if step[2] < len(batch.rows)]
+        orders = [[step for step in order if step[2] < len(batch.rows)]
+                  for order in self._orders]
         steps = (*strides, result.stride, RANDOM_STEP, 1)
         kind = kind or (self.activations.tile if self._passing else TrainTile)
-        return self._programs(order, batch, count, steps, kind, self.loss, self.optimizer,
+        return self._programs(orders, batch, count, steps, kind, self.loss, self.optimizer,
                               regions, result)
 
     def forget(self):
@@ -191,41 +195,49 @@ class Lowering:
         (bases,) = iterations(lambda bases: bases, 1, (0,) * 5)
         tile = self.activations.tile(Emitter(self.buffers[0], **self._rounding), batch, bases,
                                 self.loss, self.optimizer, regions, result, recorder=recorder)
-        for _, operation, j in self._order:
+        for _, operation, j in self._orders[-1]:
             if j < len(batch.rows):
                 tile.run(operation, j)
         recorder.run(tile.emit.code)
 
-    def _programs(self, order, batch, count, steps, kind, *rest):
-        """One program for each tile."""
+    def _programs(self, orders, batch, count, steps, kind, *rest):
+        """One program for each tile, in the best of ``orders``."""
         made = {}
 
         def code(tile):
             def of(bases):
                 if bases not in made:
-                    made[bases] = self._codes(order, batch, kind, bases, *rest)
+                    made[bases] = self._codes(orders, batch, kind, bases, *rest)
                 return made[bases][tile]
             return of
 
         return [assemble(self.config, iterations(code(tile), count, steps))
                 for tile in range(len(self.buffers))]
 
-    def _codes(self, order, batch, kind, bases, *rest):
+    def _codes(self, orders, batch, kind, *rest):
         """Instructions of each tile for one virtual minibatch. Those for other bases differ in
         nothing but the bases, so they are interleaved in the same way."""
-        tiles = [kind(Emitter(buffers, **self._rounding), batch, bases, *rest)
+        key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
+        if key not in self._interleavings:
+            far = self.activations and self.activations.far
+            self._interleavings[key] = min(
+                ((order, interleave(self.config, self.buffers, codes, steps, self._limits, far))
+                 for order in orders
+                 for codes, steps in [self._written(order, batch, kind, *rest)]),
+                key=lambda found: found[1].cycles)
+        order, interleaving = self._interleavings[key]
+        codes, _ = self._written(order, batch, kind, *rest)
+        return interleaving.apply(codes)
+
+    def _written(self, order, batch, kind, *rest):
+        """Instructions of each tile as ``order`` has them, and the steps of :func:`write`."""
+        tiles = [kind(Emitter(buffers, **self._rounding), batch, *rest)
                  for buffers in self.buffers]
         if isinstance(tiles[0], TrainTile):
             for tile, stash in zip(tiles, self.stashes, strict=False):
                 tile.stash = stash
         steps = write(order, lambda j: (tiles, j))
-        codes = [tile.emit.code for tile in tiles]
-        key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
-        if key not in self._interleavings:
-            self._interleavings[key] = interleave(
-                self.config, self.buffers, codes, steps, self._limits,
-                self.activations and self.activations.far)
-        return self._interleavings[key].apply(codes)
+        return [tile.emit.code for tile in tiles], steps
 
 
 def write(order, find):
