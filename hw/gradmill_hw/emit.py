@@ -29,7 +29,7 @@ from .tile import Tile
 from .top import TILE_MODULE, Gradmill
 
 
-__all__ = ["emit", "parse_config"]
+__all__ = ["command_line", "emit", "parse_config"]
 
 #: Rules of Verilator that the text would break.
 _LINT = "".join(f"/* verilator lint_off {rule} */\n" for rule in (
@@ -99,17 +99,23 @@ def parse_config(text):
     return Config(**json.loads(text)) if text.startswith("{") else get_config(text)
 
 
+def command_line(description):
+    """Configuration and file of a command line that writes one; the collector of garbage is off
+    from here on, because nothing of a netlist becomes garbage before the end, and looking takes a
+    third of the time."""
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    parser.add_argument("--config", required=True, help="name of a configuration, file or JSON")
+    parser.add_argument("--out", required=True, type=Path, help="Verilog file to write")
+    arguments = parser.parse_args()
+    gc.disable()
+    return parse_config(arguments.config), arguments.out
+
+
 def main():
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--config", required=True, help="name of a configuration, file or JSON")
-    parser.add_argument("--out", required=True, type=Path, help="file to write")
-    arguments = parser.parse_args()
-    gc.disable()  # nothing of a netlist becomes garbage before the end; looking takes a third
-    config = parse_config(arguments.config)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(
-        f"// Gradmill, configuration {asdict(config)}\n" + emit(config))
+    config, out = command_line(__doc__)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(f"// Gradmill, configuration {asdict(config)}\n" + emit(config))
 
 
 if __name__ == "__main__":

@@ -5,15 +5,12 @@ and beside it ``ports.md``, ``registers.md``, ``instructions.md`` and ``gradmill
 values of the configuration.
 """
 
-import argparse
-import gc
 from dataclasses import asdict
-from pathlib import Path
 
 from amaranth.hdl import Value
 from amaranth.lib.wiring import Out
 
-from .emit import emit, parse_config
+from .emit import command_line, emit
 from .manual import manuals, markdown_table
 from .memory.axi import ID_BITS, PAGE_BYTES, SIDEBAND
 from .regs import TILE_BYTES
@@ -117,12 +114,7 @@ def export(config, target):
 
 def main():
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--config", required=True, help="name of a configuration, file or JSON")
-    parser.add_argument("--out", required=True, type=Path, help="Verilog file to write")
-    arguments = parser.parse_args()
-    gc.disable()  # nothing of a netlist becomes garbage before the end; looking takes a third
-    export(parse_config(arguments.config), arguments.out)
+    export(*command_line(__doc__))
 
 
 if __name__ == "__main__":
