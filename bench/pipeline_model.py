@@ -13,8 +13,8 @@ from gradmill.planning import plan
 
 __all__ = ["BALANCED", "DEEP", "array_rows", "bound", "network", "run"]
 
-#: Memories for seven activation sets of 64 samples.
-DEEP = TILE.replace(tensor_rows=16384, mask_rows=8192)
+#: Memories for seven activation sets of 64 samples; inputs of all fill no more than a bank.
+DEEP = TILE.replace(tensor_rows=32768, mask_rows=8192)
 #: Memories for 2p - 1 activation sets of many tiles.
 LARGE = TILE.replace(tensor_rows=32768, mask_rows=8192, acc_rows=8192, queue_depth=16)
 

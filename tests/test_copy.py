@@ -161,10 +161,10 @@ def test_blocks_of_256_bytes_use_the_bus(name):
     memory = new_memory(random.Random(0))
     beats = 256 // config.beat_bytes
     rows = 256 // config.run_bytes("fp32", 1)
-    fields = copy_command(run=rows, count=60, mem_stride=256, target_stride=512)
+    fields = copy_command(run=rows, count=30, mem_stride=256, target_stride=512)
     ends, _, cycles, _ = run(config, [fields], memory)
     assert [error for error, _ in ends] == [Error.NONE]
-    assert beats * 60 / (cycles - 40) > 0.9  # 40 cycles to check and to fill the way
+    assert beats * 30 / (cycles - 40) > 0.9  # 40 cycles to check and to fill the way
 
 
 @pytest.mark.parametrize("back", [False, True])
