@@ -67,15 +67,20 @@ def test_a_choice_fits_and_adds_up(case):
     assert list(found.decisions) == list(costs.sizes)
     stored = sum(costs.sizes[s] - found.leaving.get(s, 0) for s, way in found.decisions.items()
                  if way in (Decision.keep, Decision.offload))
-    coded = sum(costs.coded[s] for s, way in found.decisions.items() if way is Decision.compress)
-    assert stored + coded <= fast
-    assert set(found.leaving) == {s for s, way in found.decisions.items()
-                                  if way is Decision.offload}
-    assert found.cycles == costs.cycles(sum(found.leaving.values()), found.again)
+    assert stored + found.coded_bytes(costs.coded) <= fast
+    coded = [s for s, way in found.decisions.items() if way is Decision.compress]
+    assert found.coded_bytes(costs.coded) >= sum(costs.coded[s] for s in coded
+                                                 if s not in found.leaving)
+    assert set(found.leaving) - set(coded) == {s for s, way in found.decisions.items()
+                                               if way is Decision.offload}
+    assert all(found.leaving.get(s) in (None, costs.coded[s]) for s in coded), "whole"
+    assert found.cycles == costs.cycles(sum(found.leaving.values()), found.again,
+                                        min(found.leaving, default=1))
     assert found.cycles >= found.bound * (1 - 1e-12)
-    older = [s for s, way in found.decisions.items() if way in (Decision.keep, Decision.offload)]
-    ways = [found.decisions[s] for s in older]
-    assert ways == sorted(ways, reverse=True), "the oldest leave"
+    for pool in coded, [s for s, way in found.decisions.items()
+                        if way in (Decision.keep, Decision.offload)]:
+        stays = [s not in found.leaving for s in pool]
+        assert stays == sorted(stays), "the oldest leave"
 
 
 def chain(**changes):

@@ -4,16 +4,22 @@ A sub-minibatch takes
 
     max(F, f + o) + max(B + R, b + o)
 
-cycles: forward F, of which the first stage f; backward B, of which the last stage b; o cycles in
-which what does not fit crosses to far memory, and again as many in which it comes back; R cycles of
-stages that are computed again. An activation is computed again from the nearest earlier one that is
-stored as it is, or from the samples. Of what is stored as it is, the oldest leave: they are needed
-last, and how many bytes leave does not depend on which. Where some leave, coded ones let a whole
-activation have room on its way.
+cycles: forward F, of which f up to the first activation that leaves; backward B, of which the last
+stage b; o cycles in which what does not fit crosses to far memory, and again as many in which it
+comes back; R cycles of stages that are computed again. An activation is computed again from the
+nearest earlier one that is stored as it is, or from the samples.
+
+What is stored as it is and what is coded lie in two pools. Where coded ones all stay, they have the
+places that they need, and where some of the others leave, these have room for a whole activation on
+its way. Otherwise the others have just that room, coded ones share places of the size of the
+largest, and leave in their format. Of each pool the oldest leave, which are needed last.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import product
+
+from ..lowering.layout import blocks
 
 
 __all__ = ["EXACT", "Choice", "Costs", "Decision", "alternatives", "choose", "evaluate",
@@ -25,7 +31,8 @@ _WAYS = ("store", "compress", "recompute")
 
 
 class Decision(StrEnum):
-    """What happens to an activation between forward and backward."""
+    """How an activation waits for backward: as it is in fast memory, in its stash format, not at
+    all, or as it is in far memory. Coded ones leave too where :attr:`Choice.leaving` says so."""
 
     keep      = "keep"
     compress  = "compress"
@@ -58,11 +65,11 @@ class Costs:
     cycles_per_byte: float
     least:           int
 
-    def cycles(self, leaving, again):
-        """Of a sub-minibatch in which ``leaving`` bytes cross each way, and ``again`` cycles are
-        computed again."""
+    def cycles(self, leaving, again, first=1):
+        """Of a sub-minibatch in which ``leaving`` bytes cross each way, of activation ``first`` and
+        later ones, and ``again`` cycles are computed again."""
         over = leaving * self.cycles_per_byte
-        return (max(sum(self.forward), self.forward[0] + over)
+        return (max(sum(self.forward), sum(self.forward[:first]) + over)
                 + max(sum(self.backward) + again, self.backward[-1] + over))
 
 
@@ -75,7 +82,7 @@ class Choice:
     decisions : dict
         Activation -> :class:`Decision`.
     leaving : dict
-        Activation -> bytes of it that leave for far memory.
+        Activation -> bytes of it that leave for far memory, as it is or in its stash format.
     again : float
         Cycles that are computed again.
     cycles : float
@@ -90,6 +97,15 @@ class Choice:
     cycles:    float
     bound:     float
 
+    def coded_bytes(self, coded):
+        """Bytes of fast memory for those in a stash format, of which activation s takes
+        ``coded[s]``."""
+        own = [s for s, decision in self.decisions.items() if decision is Decision.compress]
+        staying = [s for s in own if s not in self.leaving]
+        if staying == own:
+            return sum(coded[s] for s in own)
+        return len(staying) * max(coded[s] for s in own)
+
 
 def choose(costs, fast):
     """The :class:`Choice` for ``fast`` bytes of fast memory: the best for up to ``EXACT``
@@ -101,8 +117,8 @@ def evaluate(costs, fast, ways):
     """The :class:`Choice` in which activations are stored as they are, coded or computed again:
     ``ways`` are ``"store"``, ``"compress"`` or ``"recompute"`` by activation. ``None`` if that
     cannot be."""
-    anchor, usable, again, coded = 0, True, 0.0, 0
-    raw, need = [], 0
+    anchor, usable, again, need = 0, True, 0.0, 0
+    raw, coded = [], []
     for s, way in ways.items():
         if way == "recompute":
             if not usable:
@@ -112,24 +128,55 @@ def evaluate(costs, fast, ways):
         elif way == "compress":
             if s not in costs.coded:
                 return None
-            coded, usable = coded + costs.coded[s], False
+            coded.append(s)
+            usable = False
         else:
             anchor, usable = s, True
             raw.append(s)
-    room = fast - coded
-    if room < (max(need, costs.least) if raw else 0):
-        return None
-    excess = max(0, sum(costs.sizes[s] for s in raw) - room)
-    if excess and coded and room < max(costs.sizes.values()):
-        return None
-    leaving, left = {}, excess
-    for s in raw:
-        if left > 0:
-            leaving[s] = min(left, costs.sizes[s])
-            left -= leaving[s]
+    options = [_choice(costs, ways, leaving, again)
+               for leaving in (_raw_leaves(costs, fast, raw, coded, need),
+                               _coded_leaves(costs, fast, raw, coded)) if leaving is not None]
+    return min(options, key=lambda option: option.cycles, default=None)
+
+
+def _choice(costs, ways, leaving, again):
     decisions = {s: Decision(way) if way != "store" else
                  Decision.offload if s in leaving else Decision.keep for s, way in ways.items()}
-    return Choice(decisions, leaving, again, costs.cycles(excess, again), 0.0)
+    return Choice(decisions, leaving, again,
+                  costs.cycles(sum(leaving.values()), again, min(leaving, default=1)), 0.0)
+
+
+def _raw_leaves(costs, fast, raw, coded, need):
+    """Activation -> bytes that leave if all of ``coded`` stay; ``None`` if they cannot."""
+    room = fast - sum(costs.coded[s] for s in coded)
+    room -= room % costs.least if coded else 0
+    excess = max(0, sum(costs.sizes[s] for s in raw) - room)
+    least = max(need, costs.least) if raw else 0
+    if excess and coded:
+        least = max(costs.sizes.values())
+    return _oldest(costs, raw, excess) if room >= least else None
+
+
+def _coded_leaves(costs, fast, raw, coded):
+    """The same if as many of ``raw`` stay as must, and some of ``coded`` leave."""
+    place = max((costs.coded[s] for s in coded), default=1)
+    stored = sum(costs.sizes[s] for s in raw)
+    least = blocks(min(stored, max(costs.sizes.values())), costs.least) * costs.least
+    places = (fast - least) // place
+    if not 0 < places < len(coded):
+        return None
+    room = fast - places * place
+    return {**_oldest(costs, raw, stored - (room - room % costs.least)),
+            **{s: costs.coded[s] for s in coded[:len(coded) - places]}}
+
+
+def _oldest(costs, raw, excess):
+    leaving = {}
+    for s in raw:
+        if excess > 0:
+            leaving[s] = min(excess, costs.sizes[s])
+            excess -= leaving[s]
+    return leaving
 
 
 def alternatives(costs, fast, choice):
@@ -143,56 +190,36 @@ def alternatives(costs, fast, choice):
 
 
 def exact(costs, fast):
-    """The best choice, by labels that no other one beats in bytes as they are, coded bytes,
-    computed cycles and room that is needed; one set for each activation that others can be computed
-    from."""
-    labels = {0: [((0, 0, 0.0, 0), {})]}  # activation to compute from, None: there is none
-    for s, size in costs.sizes.items():
-        found = {}
-        for anchor, own in labels.items():
-            for (raw, coded, again, need), ways in own:
-                _add(found, s, (raw + size, coded, again, max(need, costs.least)),
-                     {**ways, s: "store"})
-                if s in costs.coded:
-                    _add(found, None, (raw, coded + costs.coded[s], again, need),
-                         {**ways, s: "compress"})
-                if anchor is not None:
-                    _add(found, anchor, (raw, coded, again + sum(costs.forward[anchor:s]),
-                                         max(need, costs.sizes.get(anchor, 0))),
-                         {**ways, s: "recompute"})
-        labels = found
-    choices = [choice for own in labels.values() for _, ways in own
-               if (choice := evaluate(costs, fast, ways)) is not None]
+    """The best choice, of all."""
+    choices = [choice for ways in product(_WAYS, repeat=len(costs.sizes))
+               if (choice := evaluate(costs, fast, dict(zip(costs.sizes, ways, strict=True))))]
     best = min(choices, key=lambda choice: (  # bits are lost for cycles only
         choice.cycles, list(choice.decisions.values()).count(Decision.compress), choice.again,
         sum(choice.leaving.values())))
-    return _bounded(best, best.cycles)
-
-
-def _add(labels, anchor, cost, ways):
-    """Add a label unless another is as good in everything; drop those that it beats so."""
-    own = labels.setdefault(anchor, [])
-    if any(all(a <= b for a, b in zip(other, cost, strict=True)) for other, _ in own):
-        return
-    own[:] = [(other, way) for other, way in own
-              if not all(a <= b for a, b in zip(cost, other, strict=True))]
-    own.append((cost, ways))
+    return replace(best, bound=best.cycles)
 
 
 def greedy(costs, fast):
-    """From everything stored, or else computed again, always the change of one activation that
-    saves most cycles."""
-    for way in ("store", "recompute"):
-        ways = dict.fromkeys(costs.sizes, way)
-        if (best := evaluate(costs, fast, ways)) is not None:
-            break
+    """The best of what is found from everything stored, coded, or computed again, by always the
+    change of one activation that saves most cycles."""
+    found = []
+    for way in _WAYS:
+        ways = {s: "store" if way == "compress" and s not in costs.coded else way
+                for s in costs.sizes}
+        if (first := evaluate(costs, fast, ways)) is not None:
+            found.append(_improved(costs, fast, first, ways))
+    best = min(found, key=lambda choice: choice.cycles)
+    return replace(best, bound=lower_bound(costs, fast))
+
+
+def _improved(costs, fast, best, ways):
     while True:
         options = [(choice, {**ways, s: way}) for s in ways
                    for way in _WAYS if way != ways[s]
                    if (choice := evaluate(costs, fast, {**ways, s: way})) is not None]
         found, changed = min(options, key=lambda option: option[0].cycles, default=(best, ways))
         if found.cycles >= best.cycles:
-            return _bounded(best, lower_bound(costs, fast))
+            return best
         best, ways = found, changed
 
 
@@ -222,7 +249,3 @@ def _between(costs, missing, again, price, part):
     for more in (forward - missing, slack / (rate + price) if rate + price else 0.0):
         if 0 < more < part:
             yield costs.cycles(missing + more, again - price * more)
-
-
-def _bounded(choice, bound):
-    return Choice(choice.decisions, choice.leaving, choice.again, choice.cycles, bound)
