@@ -17,9 +17,9 @@ largest, and leave in their format. Of each pool the oldest leave, which are nee
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import product
-
-from ..lowering.layout import blocks
+from functools import cached_property
+from itertools import accumulate, product
+from operator import itemgetter
 
 
 __all__ = ["EXACT", "Choice", "Costs", "Decision", "alternatives", "choose", "evaluate",
@@ -69,8 +69,22 @@ class Costs:
         """Of a sub-minibatch in which ``leaving`` bytes cross each way, of activation ``first`` and
         later ones, and ``again`` cycles are computed again."""
         over = leaving * self.cycles_per_byte
-        return (max(sum(self.forward), sum(self.forward[:first]) + over)
-                + max(sum(self.backward) + again, self.backward[-1] + over))
+        return (max(self.until[-1], self.until[first] + over)
+                + max(self._backward + again, self.backward[-1] + over))
+
+    @cached_property
+    def until(self):
+        """Cycles of forward before each stage, and of all."""
+        return list(accumulate(self.forward, initial=0))
+
+    @cached_property
+    def _backward(self):
+        return sum(self.backward)
+
+    @cached_property
+    def largest(self):
+        """Bytes of the largest activation."""
+        return max(self.sizes.values())
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,13 @@ class Choice:
     cycles:    float
     bound:     float
 
+    @property
+    def words(self):
+        """Activation -> its decision, ``"compress + offload"`` if it leaves in its stash format."""
+        both = f"{Decision.compress} + {Decision.offload}"
+        return {s: both if decision is Decision.compress and s in self.leaving else str(decision)
+                for s, decision in self.decisions.items()}
+
     def coded_bytes(self, coded):
         """Bytes of fast memory for those in a stash format, of which activation s takes
         ``coded[s]``."""
@@ -117,13 +138,57 @@ def evaluate(costs, fast, ways):
     """The :class:`Choice` in which activations are stored as they are, coded or computed again:
     ``ways`` are ``"store"``, ``"compress"`` or ``"recompute"`` by activation. ``None`` if that
     cannot be."""
+    found = _fewest(costs, fast, ways)
+    if found is None:
+        return None
+    cycles, again, excess, coded = found
+    leaving = {s: costs.coded[s] for s in coded}
+    for s in (s for s, way in ways.items() if way == "store" and excess > 0):
+        leaving[s] = min(excess, costs.sizes[s])
+        excess -= leaving[s]
+    decisions = {s: Decision(way) if way != "store" else
+                 Decision.offload if s in leaving else Decision.keep for s, way in ways.items()}
+    return Choice(decisions, leaving, again, cycles, 0.0)
+
+
+def _fewest(costs, fast, ways):
+    """``(cycles, cycles computed again, bytes that leave as they are, activations that leave
+    coded)`` with as many of those as is best; ``None`` if the ways cannot be."""
+    sorted_out = _sort_out(costs, ways)
+    if sorted_out is None:
+        return None
+    raw, coded, again, need = sorted_out
+    stored, best, crossing = sum(costs.sizes[s] for s in raw), None, 0
+    own = [costs.coded[s] for s in coded]
+    taken, place = sum(own), max(own, default=0)
+    for away in range(max(1, len(coded))):
+        if away:
+            taken, crossing = (len(coded) - away) * place, crossing + own[away - 1]
+        room = fast - taken
+        room -= room % costs.least if coded else 0
+        excess = max(0, stored - room)
+        least = max(need, costs.least) if raw else 0
+        if room < (costs.largest if coded and excess else least):
+            continue
+        first = min([*coded[:away][:1], *(raw[:1] if excess else [])], default=1)
+        cycles = costs.cycles(excess + crossing, again, first)
+        if best is None or cycles < best[0]:
+            best = cycles, again, excess, coded[:away]
+        if not excess:
+            break  # only more would leave
+    return best
+
+
+def _sort_out(costs, ways):
+    """``(stored as they are, coded, cycles computed again, bytes of the largest activation that
+    others are computed from)``; ``None`` if one cannot be coded or computed."""
     anchor, usable, again, need = 0, True, 0.0, 0
     raw, coded = [], []
     for s, way in ways.items():
         if way == "recompute":
             if not usable:
                 return None  # a coded activation has lost bits
-            again += sum(costs.forward[anchor:s])
+            again += costs.until[s] - costs.until[anchor]
             need = max(need, costs.sizes.get(anchor, 0))
         elif way == "compress":
             if s not in costs.coded:
@@ -133,50 +198,7 @@ def evaluate(costs, fast, ways):
         else:
             anchor, usable = s, True
             raw.append(s)
-    options = [_choice(costs, ways, leaving, again)
-               for leaving in (_raw_leaves(costs, fast, raw, coded, need),
-                               _coded_leaves(costs, fast, raw, coded)) if leaving is not None]
-    return min(options, key=lambda option: option.cycles, default=None)
-
-
-def _choice(costs, ways, leaving, again):
-    decisions = {s: Decision(way) if way != "store" else
-                 Decision.offload if s in leaving else Decision.keep for s, way in ways.items()}
-    return Choice(decisions, leaving, again,
-                  costs.cycles(sum(leaving.values()), again, min(leaving, default=1)), 0.0)
-
-
-def _raw_leaves(costs, fast, raw, coded, need):
-    """Activation -> bytes that leave if all of ``coded`` stay; ``None`` if they cannot."""
-    room = fast - sum(costs.coded[s] for s in coded)
-    room -= room % costs.least if coded else 0
-    excess = max(0, sum(costs.sizes[s] for s in raw) - room)
-    least = max(need, costs.least) if raw else 0
-    if excess and coded:
-        least = max(costs.sizes.values())
-    return _oldest(costs, raw, excess) if room >= least else None
-
-
-def _coded_leaves(costs, fast, raw, coded):
-    """The same if as many of ``raw`` stay as must, and some of ``coded`` leave."""
-    place = max((costs.coded[s] for s in coded), default=1)
-    stored = sum(costs.sizes[s] for s in raw)
-    least = blocks(min(stored, max(costs.sizes.values())), costs.least) * costs.least
-    places = (fast - least) // place
-    if not 0 < places < len(coded):
-        return None
-    room = fast - places * place
-    return {**_oldest(costs, raw, stored - (room - room % costs.least)),
-            **{s: costs.coded[s] for s in coded[:len(coded) - places]}}
-
-
-def _oldest(costs, raw, excess):
-    leaving = {}
-    for s in raw:
-        if excess > 0:
-            leaving[s] = min(excess, costs.sizes[s])
-            excess -= leaving[s]
-    return leaving
+    return raw, coded, again, need
 
 
 def alternatives(costs, fast, choice):
@@ -191,11 +213,15 @@ def alternatives(costs, fast, choice):
 
 def exact(costs, fast):
     """The best choice, of all."""
-    choices = [choice for ways in product(_WAYS, repeat=len(costs.sizes))
-               if (choice := evaluate(costs, fast, dict(zip(costs.sizes, ways, strict=True))))]
-    best = min(choices, key=lambda choice: (  # bits are lost for cycles only
-        choice.cycles, list(choice.decisions.values()).count(Decision.compress), choice.again,
-        sum(choice.leaving.values())))
+    found = []
+    for ways in product(_WAYS, repeat=len(costs.sizes)):
+        ways = dict(zip(costs.sizes, ways, strict=True))
+        if (fewest := _fewest(costs, fast, ways)) is not None:
+            cycles, again, excess, coded = fewest
+            crossing = excess + sum(costs.coded[s] for s in coded)
+            # Bits are lost for cycles only.
+            found.append((cycles, list(ways.values()).count("compress"), again, crossing, ways))
+    best = evaluate(costs, fast, min(found, key=itemgetter(0, 1, 2, 3))[-1])
     return replace(best, bound=best.cycles)
 
 
@@ -206,28 +232,29 @@ def greedy(costs, fast):
     for way in _WAYS:
         ways = {s: "store" if way == "compress" and s not in costs.coded else way
                 for s in costs.sizes}
-        if (first := evaluate(costs, fast, ways)) is not None:
-            found.append(_improved(costs, fast, first, ways))
-    best = min(found, key=lambda choice: choice.cycles)
-    return replace(best, bound=lower_bound(costs, fast))
+        if (first := _fewest(costs, fast, ways)) is not None:
+            found.append(_improved(costs, fast, first[0], ways))
+    _, ways = min(found, key=itemgetter(0))
+    return replace(evaluate(costs, fast, ways), bound=lower_bound(costs, fast))
 
 
-def _improved(costs, fast, best, ways):
+def _improved(costs, fast, cycles, ways):
+    """``(cycles, ways)`` that no change of one activation improves."""
     while True:
-        options = [(choice, {**ways, s: way}) for s in ways
-                   for way in _WAYS if way != ways[s]
-                   if (choice := evaluate(costs, fast, {**ways, s: way})) is not None]
-        found, changed = min(options, key=lambda option: option[0].cycles, default=(best, ways))
-        if found.cycles >= best.cycles:
-            return best
-        best, ways = found, changed
+        changes = [{**ways, s: way} for s in ways for way in _WAYS if way != ways[s]]
+        options = [(found[0], changed) for changed in changes
+                   if (found := _fewest(costs, fast, changed)) is not None]
+        found, changed = min(options, key=itemgetter(0), default=(cycles, ways))
+        if found >= cycles:
+            return cycles, ways
+        cycles, ways = found, changed
 
 
 def lower_bound(costs, fast):
     """Cycles that no choice undercuts: as if any part of an activation could be computed again from
     the one before, or coded."""
     missing = sum(costs.sizes.values()) - fast
-    offers = sorted([(0.0, size - costs.coded.get(s, size)) for s, size in costs.sizes.items()]
+    offers = sorted([(0.0, max(0, size - costs.coded.get(s, size))) for s, size in costs.sizes.items()]
                     + [(costs.forward[s - 1] / costs.sizes[s],
                         min(costs.coded.get(s, size), size)) for s, size in costs.sizes.items()])
     found, again = [costs.cycles(max(0, missing), 0.0)], 0.0
