@@ -163,8 +163,9 @@ def test_the_plan_shows_decisions_and_why():
     assert "recompute" in text and "products again" in text and "less than to store" in text
     text = plan("--far-bandwidth", "0.002", "--stash", "mask+bfp(3)/64", "--fast-memory", "67%")
     assert "compress" in text and "bytes less" in text
-    text = plan("--far-bandwidth", "0.05", "--stash", "mask+bfp(3)/64")
-    assert text.count(" compress + offload ") == 1 and "bytes less, 192 bytes" in text
+    text = plan("--far-bandwidth", "0.01", "--stash", "mask+bfp(3)/64")
+    assert text.count(" compress + offload ") == 1 and text.count(" compress ") == 3
+    assert "256 bytes less, 224 bytes, 696 cycles each way" in text and "hidden" in text
     text = plan("--recompute", "optimal")
     assert "computed again in backward: stages" in text
     text = plan("--memory-policy", "offload")

@@ -254,9 +254,9 @@ def lower_bound(costs, fast):
     """Cycles that no choice undercuts: as if any part of an activation could be computed again from
     the one before, or coded."""
     missing = sum(costs.sizes.values()) - fast
-    offers = sorted([(0.0, max(0, size - costs.coded.get(s, size))) for s, size in costs.sizes.items()]
-                    + [(costs.forward[s - 1] / costs.sizes[s],
-                        min(costs.coded.get(s, size), size)) for s, size in costs.sizes.items()])
+    rest = {s: min(costs.coded.get(s, size), size) for s, size in costs.sizes.items()}
+    offers = sorted([(0.0, size - rest[s]) for s, size in costs.sizes.items()]
+                    + [(costs.forward[s - 1] / size, rest[s]) for s, size in costs.sizes.items()])
     found, again = [costs.cycles(max(0, missing), 0.0)], 0.0
     for price, nbytes in offers:
         if missing <= 0:
