@@ -163,6 +163,10 @@ def test_coded_ones_leave_where_they_do_not_fit():
     assert evaluate(uneven, 56, dict.fromkeys(range(1, 5), "compress")).leaving == {}
     found = evaluate(uneven, 55, dict.fromkeys(range(1, 5), "compress"))
     assert found.leaving == {1: 8, 2: 32, 3: 8}, "places of the largest size"
+    longer = chain(forward=(100,) * 7, backward=(200,) * 7, sizes=dict.fromkeys(range(1, 6), 64),
+                   coded={3: 16, 4: 24, 5: 32}, cycles_per_byte=20.0)
+    found = evaluate(longer, 128, {1: "store", 2: "store", **dict.fromkeys((3, 4, 5), "compress")})
+    assert found.leaving == {1: 32, 3: 16, 4: 24}, "as many coded ones as is best"
 
 
 def test_long_chains_say_how_far_from_the_best_they_are():

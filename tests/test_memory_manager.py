@@ -77,7 +77,11 @@ class Bench:
                 assert sorted(seen) == list(range(self.sizes[stage]))
                 for buffer in self.manager.release(stage):
                     del self.fast[buffer.fast]
-            self.move(self.manager.prefetch(stage))
+            moves = self.manager.prefetch(stage)
+            if len(self.pools) > 1:
+                first = [move.buffer.activation for move in moves]
+                assert first == sorted(first, reverse=True), "what is needed first comes first"
+            self.move(moves)
             self.check_room()
         assert not self.fast and not any(pool.used for pool in self.pools)
 

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from gradmill_hw.regs import Tier
 from typer.testing import CliRunner
 
 import gradmill as gm
@@ -15,7 +16,8 @@ from bench.memory import CODEC, CONFIG, network
 from gradmill.cli import app
 from gradmill.cli.common import console
 from gradmill.cli.train import follow, tell
-from gradmill.lowering.passing import runs_of
+from gradmill.emulator import Emulator
+from gradmill.lowering.passing import POISON, runs_of
 from gradmill.memory.chooser import Decision, evaluate
 
 
@@ -85,6 +87,7 @@ def test_what_is_compressed_has_the_bits_of_a_stash():
     places = sorted(buffer.fast for buffer in trainer.activations.coded.values())
     assert places[0] >= memory.base + memory.count * memory.place, (
         "beside the others, in the same fast memory")
+    assert (np.diff(places) >= _coded_bytes(trainer, 2, SUB)).all()
 
 
 @pytest.mark.parametrize("size, ways, leaving", [("25%", "sccsrsc", {1, 4, 2, 3}),
@@ -92,7 +95,8 @@ def test_what_is_compressed_has_the_bits_of_a_stash():
 def test_what_leaves_coded_has_the_bits_of_a_stash_too(size, ways, leaving):
     ways, options = named(ways), {"config": CODEC, "stash": STASH}
     coded = [s for s, way in ways.items() if way == "compress"]
-    found, counters, trainer, _ = train(ways, fast=chosen(size), **options)
+    with patch.object(Emulator, "close"):  # keeps its memory
+        found, counters, trainer, _ = train(ways, fast=chosen(size), **options)
     assert found == stashed(*coded)
     choice, memory = trainer.activations.choice, trainer.memory
     assert set(choice.leaving) == leaving and not trainer.activations.coded
@@ -100,6 +104,8 @@ def test_what_leaves_coded_has_the_bits_of_a_stash_too(size, ways, leaving):
     assert pool.excess == len(leaving & set(coded))
     assert raw.excess * raw.place + pool.excess * pool.place == sum(choice.leaving.values())
     assert raw.base + raw.count * raw.place <= pool.base, "beside each other"
+    freed = trainer.device.read_memory(Tier.NEAR, pool.base, pool.place)
+    assert (freed == POISON).all(), "the last sub-minibatch has ended"
     learned = train(fast=chosen(size), last=1, **options)[1]
     for way in "read", "write":
         crossed = counters[f"far_{way}_stash_bytes"] - learned[f"far_{way}_stash_bytes"]
@@ -108,10 +114,15 @@ def test_what_leaves_coded_has_the_bits_of_a_stash_too(size, ways, leaving):
 
 def _leaving(trainer, m):
     """Bytes that leave in a sub-minibatch of ``m`` samples."""
-    memory, x = trainer.memory, trainer._lowering.buffers[0].x[0]
+    memory = trainer.memory
     coded = [s for s in memory.coded.sizes if s in trainer.activations.choice.leaving]
     return memory.raw.excess * CODEC.run_bytes("bfp", m) + sum(
-        runs_of(x[s], m, CODEC, trainer.activations.formats[s]).nbytes for s in coded)
+        _coded_bytes(trainer, s, m) for s in coded)
+
+
+def _coded_bytes(trainer, s, m):
+    return runs_of(trainer._lowering.buffers[0].x[0][s], m, CODEC,
+                   trainer.activations.formats[s]).nbytes
 
 
 def test_measured_costs_decide():
