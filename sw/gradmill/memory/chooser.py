@@ -9,10 +9,10 @@ stage b; o cycles in which what does not fit crosses to far memory, and again as
 comes back; R cycles of stages that are computed again. An activation is computed again from the
 nearest earlier one that is stored as it is, or from the samples.
 
-What is stored as it is and what is coded lie in two pools. Where coded ones all stay, they have the
-places that they need, and where some of the others leave, these have room for a whole activation on
-its way. Otherwise the others have just that room, coded ones share places of the size of the
-largest, and leave in their format. Of each pool the oldest leave, which are needed last.
+What is stored as it is and what is coded lie in two pools. Coded ones have places of their own size
+if all stay, otherwise places of the size of the largest, and those beyond leave in their format.
+Where others leave beside coded ones, they have room for a whole activation on its way. Of each pool
+the oldest leave, which are needed last.
 """
 
 from dataclasses import dataclass, replace
@@ -146,6 +146,7 @@ def evaluate(costs, fast, ways):
     for s in (s for s, way in ways.items() if way == "store" and excess > 0):
         leaving[s] = min(excess, costs.sizes[s])
         excess -= leaving[s]
+    leaving = dict(sorted(leaving.items()))
     decisions = {s: Decision(way) if way != "store" else
                  Decision.offload if s in leaving else Decision.keep for s, way in ways.items()}
     return Choice(decisions, leaving, again, cycles, 0.0)
