@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from gradmill_hw.config import ConfigError
 from gradmill_hw.regs import Tier
 from typer.testing import CliRunner
 
@@ -189,3 +190,12 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="leave one of them out"):
         gm.FastMemory("20%", policy="chosen", recompute=2)
     assert "use 'offload' or 'chosen'" in plan("--memory-policy", "best", code=2)
+
+
+def test_far_memory_must_have_room_for_coded_activations_too():
+    with gm.open("emulator", CODEC, near_bytes=1 << 22, far_bytes=8192) as device:
+        options = {"virtual_minibatch": 64, "sub_minibatch": 64, "fast_memory": chosen("50%"),
+                   "optimizer": gm.SGD(0.05)}
+        gm.Trainer(network(WIDTHS), device, **options)
+        with pytest.raises(ConfigError, match="larger far_bytes"):
+            gm.Trainer(network(WIDTHS), device, **options, stash=STASH)
