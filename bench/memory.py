@@ -84,17 +84,17 @@ def measure(config, widths, virtual, sub, *, far=FAR, batches=_BATCHES, **option
             trainer.fit(x[virtual:], y[virtual:], epochs=1)
         counters = device.counters()
     subs = -(-virtual // sub)
-    manager = trainer.memory
+    memory = trainer.memory.describe()
     return Measured(timeline.period(subs), passes(timeline, len(widths) - 2, subs), counters,
-                    manager.made * manager.place, manager.count * manager.place,
-                    manager.excess * manager.place, model.state_dict(),
+                    memory["footprint_bytes"], memory["fast_bytes"], memory["far_bytes_each_way"],
+                    model.state_dict(),
                     _choice(trainer.activations.choice))
 
 
 def _choice(choice):
     if choice is None:
         return ""
-    return ": " + ", ".join(f"{s} {decision}" for s, decision in choice.decisions.items())
+    return ": " + ", ".join(f"{s} {words}" for s, words in choice.words.items())
 
 
 def passes(timeline, last, subs):

@@ -4,30 +4,41 @@ import numpy as np
 import pytest
 
 from gradmill.memory import FastMemory, Manager
+from gradmill.memory.pools import Pools
 from gradmill_hw.config import ConfigError
 
 
 PLACE = 64
 
 
-def manager(count, **options):
-    grown = [0]
-
+def far_places(base, place, grown):
+    """Hands out places in far memory; ``grown[0]`` counts them."""
     def more_far(places):
         start = grown[0]
         grown[0] += places
-        return [1 << 20 | (start + k) * PLACE for k in range(places)]
+        return [base + (start + k) * place for k in range(places)]
 
-    made = Manager(base=4096, place=PLACE, count=count, more_far=more_far, **options)
+    return more_far
+
+
+def manager(count, **options):
+    grown = [0]
+    made = Manager(base=4096, place=PLACE, count=count, more_far=far_places(1 << 20, PLACE, grown),
+                   **options)
     made.grown = grown
     return made
+
+
+def pools_of(raw, coded, count):
+    return Pools(raw, coded, base=1 << 14, place=2 * PLACE, count=count,
+                 more_far=far_places(1 << 22, 2 * PLACE, [0]))
 
 
 class Bench:
     """Runs passes through a manager and follows every byte."""
 
-    def __init__(self, owner, sizes):
-        self.manager, self.sizes = owner, sizes
+    def __init__(self, owner, sizes, pools=()):
+        self.manager, self.sizes, self.pools = owner, sizes, pools or [owner]
         self.fast, self.far = {}, {}  # address -> buffer whose bytes lie there
         self.log = []
 
@@ -51,7 +62,7 @@ class Bench:
                     assert buffer.fast not in self.fast, "overwrites what is alive"
                     self.fast[buffer.fast] = buffer
             self.move(self.manager.write_back())
-            assert self.manager.used <= self.manager.high
+            self.check_room()
 
     def backward(self):
         for stage in range(max(self.sizes), -1, -1):
@@ -66,9 +77,16 @@ class Bench:
                 assert sorted(seen) == list(range(self.sizes[stage]))
                 for buffer in self.manager.release(stage):
                     del self.fast[buffer.fast]
-            self.move(self.manager.prefetch(stage))
-            assert self.manager.used <= self.manager.high
-        assert not self.fast and not self.manager.used
+            moves = self.manager.prefetch(stage)
+            if len(self.pools) > 1:
+                first = [move.buffer.activation for move in moves]
+                assert first == sorted(first, reverse=True), "what is needed first comes first"
+            self.move(moves)
+            self.check_room()
+        assert not self.fast and not any(pool.used for pool in self.pools)
+
+    def check_room(self):
+        assert all(pool.used <= pool.high for pool in self.pools)
 
     def times(self, rng=None):
         for stage in range(max(self.sizes) + 1):
@@ -134,6 +152,48 @@ def test_random_chains_lose_nothing_and_move_each_buffer_once(seed):
         if step:
             assert len(out) == max(0, total - owner.high)
     assert owner.most_used <= owner.high
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_pools_lose_nothing_and_move_each_buffer_once(seed):
+    rng = np.random.default_rng(seed)
+    raw = manager(40)
+    bench = Bench(raw, {s: int(rng.integers(1, 5)) for s in range(1, int(rng.integers(4, 14)))})
+    bench.times(rng)
+    raw.timed_copy(5, int(rng.integers(1, 3000)))
+    bench.forward()
+    bench.backward()
+    coded = {s: 1 for s in bench.sizes if rng.random() < 0.5}
+    own = {s: size for s, size in bench.sizes.items() if s not in coded}
+    count = int(rng.integers(1, max(2, len(coded) + 1)))
+    raw.adopt(own, 40 - int(rng.integers(max(own.values(), default=0), sum(own.values()) + 1)))
+    pools = pools_of(raw, coded, count)
+    assert pools.excess == (sum(own.values()) - raw.high) + max(0, len(coded) - count)
+    bench = Bench(pools, {**bench.sizes, **coded}, [raw, pools.coded])
+    for _ in range(3):
+        bench.log.clear()
+        pools.begin()
+        bench.forward()
+        bench.backward()
+        out, back = ([entry[1:] for entry in bench.log if entry[0] is way]
+                     for way in (True, False))
+        assert sorted(out) == sorted(back) and len(set(out)) == len(out) == pools.excess
+        for kind in coded, own:
+            oldest = [s for s in kind for _ in range(bench.sizes[s])]
+            leaving = [s for s, _ in out if s in kind]
+            assert leaving == oldest[:len(leaving)]
+
+
+def test_fetches_of_two_pools_follow_each_other():
+    raw = manager(20)
+    bench = Bench(raw, dict.fromkeys(range(1, 9), 2))
+    bench.times()
+    raw.timed_copy(1, 300)
+    raw.adopt(dict.fromkeys((1, 3, 5), 2), 16)
+    told = pools_of(raw, (2, 4, 6, 7, 8), 3).describe()
+    assert told["far_bytes_each_way"] == 6 * PLACE
+    # 200 cycles for backward of a stage, 600 for each of the copies.
+    assert told["fetched_in_backward_of"] == {1: 5, 2: 8, 4: 8}
 
 
 def test_prefetch_is_as_far_ahead_as_copies_are_slow():

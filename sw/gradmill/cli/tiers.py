@@ -52,11 +52,11 @@ def _choices(trainer):
     for column in ("activation", "bytes", "coded", "decision", "stored", "coded ", "computed again",
                    "why"):
         table.add_column(column, justify="left" if column in ("decision", "why") else "right")
-    for s, decision in choice.decisions.items():
+    for s, words in choice.words.items():
         cycles = [others[s][way] for way in ("store", "compress", "recompute")]
         numbers = ["-" if value is None else f"{value:,.0f}"
                    for value in (costs.sizes[s], costs.coded.get(s), *cycles)]
-        table.add_row(str(s), *numbers[:2], str(decision), *numbers[2:],
+        table.add_row(str(s), *numbers[:2], words, *numbers[2:],
                       _reason(costs, choice, s, others[s]))
     how = "the least of all choices" if len(costs.sizes) <= EXACT else (
         f"at most {choice.cycles / choice.bound - 1:.1%} above the least")
@@ -70,14 +70,19 @@ def _reason(costs, choice, s, others):
     if decision is Decision.keep:
         return "there is room"
     if decision is Decision.offload:
-        copy = choice.leaving[s] * costs.cycles_per_byte
-        hidden = choice.cycles <= costs.cycles(0, choice.again)
-        rest = "hidden" if hidden else "for which passes wait"
-        return f"{choice.leaving[s]:,} bytes, {copy:,.0f} cycles each way, {rest}"
+        return _copies(costs, choice, s)
     stored = others["store"]
     if decision is Decision.compress:
-        return f"{costs.sizes[s] - costs.coded[s]:,} bytes less" + _saved(stored, choice)
+        leaves = f", {_copies(costs, choice, s)}" if s in choice.leaving else ""
+        return f"{costs.sizes[s] - costs.coded[s]:,} bytes less{leaves}" + _saved(stored, choice)
     return "products again" + _saved(stored, choice)
+
+
+def _copies(costs, choice, s):
+    cycles = choice.leaving[s] * costs.cycles_per_byte
+    hidden = choice.cycles <= costs.cycles(0, choice.again)
+    return (f"{choice.leaving[s]:,} bytes, {cycles:,.0f} cycles each way, "
+            f"{'hidden' if hidden else 'for which passes wait'}")
 
 
 def _saved(stored, choice):

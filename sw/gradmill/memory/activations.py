@@ -15,6 +15,7 @@ from ..lowering.passing import POISON, ActivationMemory, runs_of
 from ..lowering.recorder import Recorder
 from .chooser import Costs, Decision, choose
 from .manager import Buffer, Manager
+from .pools import Pools
 from .recompute import again, every, optimal, store_all, stored_at
 
 
@@ -46,24 +47,36 @@ def activation_memory(options, stash, lowering, device):
     largest = max(run.count for run in runs.values())
     count = options.places(footprint, place)
     plan = _plan(options, stages, waiting, int(options.high * count) // largest, config)
+    coded = {s: coded_bytes(lowering, s, entry) for s, entry in candidates.items() if s in runs}
     if options.recompute is None and int(options.high * count) * place < footprint:
-        _check_far(options, device, footprint, count, place)
+        _check_far(options, device, footprint, count, place, sum(coded.values()))
     elif options.recompute is not None:
         _check_fits(options, plan, runs, count, place)
+    base = device.heap.allocate(count * place, "fast memory for activations")
+    manager = Manager(base=base, place=place, count=count, more_far=_far_places(device, place),
+                      high=options.high, low=options.low)
+    memory = ActivationMemory(
+        manager, plan, formats, poison=_poison(options, device, max([place, *coded.values()])),
+        stochastic=bool(stash) and stash.rounding == "stochastic", draws=bool(stash) and stash.draw)
+    if options.policy == "chosen":
+        memory.chooser = _Chooser(lowering, {s: run.count for s, run in runs.items()}, coded,
+                                  candidates, lambda place: _far_places(device, place))
+    return memory
 
+
+def coded_bytes(lowering, s, entry):
+    """Bytes of the input of stage ``s`` in stash format ``entry``, at most."""
+    x = lowering.buffers[0].x[0][s]
+    return max(runs_of(x, m, lowering.config, entry).nbytes for m in range(1, lowering.sub + 1))
+
+
+def _far_places(device, place):
+    """A function that gives addresses of so many more places of ``place`` bytes in far memory."""
     def more_far(places):
         address = device.far_heap.allocate(places * place, "evicted activations")
         return range(address, address + places * place, place)
 
-    base = device.heap.allocate(count * place, "fast memory for activations")
-    manager = Manager(base=base, place=place, count=count, more_far=more_far, high=options.high,
-                      low=options.low)
-    memory = ActivationMemory(
-        manager, plan, formats, poison=_poison(options, device, place),
-        stochastic=bool(stash) and stash.rounding == "stochastic", draws=bool(stash) and stash.draw)
-    if options.policy == "chosen":
-        memory.chooser = _Chooser(lowering, {s: run.count for s, run in runs.items()}, candidates)
-    return memory
+    return more_far
 
 
 class _Chooser:
@@ -75,8 +88,12 @@ class _Chooser:
         Of the network.
     buffers : dict
         Activation -> buffers that it is stored in as it is.
-    candidates : dict
-        Activation -> stash format that it may be stored in.
+    coded : dict
+        Activation -> bytes in its stash format, of those that have one.
+    formats : dict
+        Activation -> that format.
+    far_places : callable
+        ``far_places(place)`` gives what hands out places of ``place`` bytes in far memory.
 
     Members
     -------
@@ -86,28 +103,21 @@ class _Chooser:
         What it was given.
     """
 
-    def __init__(self, lowering, buffers, candidates):
+    def __init__(self, lowering, buffers, coded, formats, far_places):
         self.choose, self.known = choose, None
-        self._lowering, self._buffers = lowering, buffers
-        self._formats = {s: entry for s, entry in candidates.items() if s in buffers}
+        self._lowering, self._buffers, self._coded = lowering, buffers, coded
+        self._formats, self._far_places = formats, far_places
 
     def costs(self, overlap):
         """The :class:`Costs` that the manager has measured, stages taking the share ``overlap`` of
-        the cycles that they took alone; coded bytes are whole places."""
+        the cycles that they took alone."""
         manager, stages = self._lowering.activations.manager, range(len(self._lowering.stages))
         far = self._lowering.activations.far or 0  # unknown: nothing had to leave
         return Costs(
             *(tuple(overlap * times[s] for s in stages)
               for times in (manager.forward, manager.backward)),
-            {s: count * manager.place for s, count in self._buffers.items()},
-            {s: self._places(s, manager.place) * manager.place for s in self._formats},
+            {s: count * manager.place for s, count in self._buffers.items()}, self._coded,
             far and 1 / (far.beats * self._lowering.config.beat_bytes), manager.place)
-
-    def _places(self, s, place):
-        x, lowering = self._lowering.buffers[0].x[0][s], self._lowering
-        most = max(runs_of(x, m, lowering.config, self._formats[s]).nbytes
-                   for m in range(1, lowering.sub + 1))
-        return blocks(most, place)
 
     def decide(self, overlap):
         """Choose, and let the next programs do so."""
@@ -116,15 +126,22 @@ class _Chooser:
         self.known = self.costs(overlap), manager.high * manager.place
         choice = memory.choice = self.choose(*self.known)
         by_way = {way: [s for s, own in choice.decisions.items() if own is way] for way in Decision}
-        end = manager.base + manager.count * manager.place
-        reserved = 0
-        for s in by_way[Decision.compress]:
-            reserved += self._places(s, manager.place)
-            memory.coded[s] = Buffer(s, 0, 0, end - reserved * manager.place)
-        memory.formats = {s: self._formats[s] for s in memory.coded}
+        coded = by_way[Decision.compress]
+        memory.formats = {s: self._formats[s] for s in coded}
         memory.plan = again(stages, by_way[Decision.recompute])
+        nbytes = choice.coded_bytes(self._coded)
+        base = manager.base + manager.count * manager.place - nbytes
         manager.adopt({s: self._buffers[s] for s in
-                       sorted(by_way[Decision.keep] + by_way[Decision.offload])}, reserved)
+                       sorted(by_way[Decision.keep] + by_way[Decision.offload])},
+                      blocks(nbytes, manager.place))
+        if any(s in choice.leaving for s in coded):
+            place = max(self._coded[s] for s in coded)
+            memory.manager = Pools(manager, coded, base=base, place=place, count=nbytes // place,
+                                   more_far=self._far_places(place))
+            return
+        for s in coded:
+            memory.coded[s] = Buffer(s, 0, 0, base)
+            base += self._coded[s]
 
 
 def _plan(options, stages, waiting, places, config):
@@ -139,12 +156,12 @@ def _plan(options, stages, waiting, places, config):
     return every(count, how) if isinstance(how, int) else stored_at(count, how)
 
 
-def _check_far(options, device, footprint, count, place):
+def _check_far(options, device, footprint, count, place, coded):
     if not device.config.copy:
         raise ConfigError(f"configuration {device.config.name!r} has no unit that copies between "
                           "the memories: use one with copy=True, fast_memory='100%', or "
                           "FastMemory(..., recompute='optimal')")
-    need = footprint - int(options.low * count) * place
+    need = footprint - int(options.low * count) * place + coded
     if device.far_heap.largest < need:
         raise ConfigError(f"far memory has {device.far_heap.largest} bytes free in one piece, but "
                           f"up to {need} bytes of activations leave the fast memory: open the "

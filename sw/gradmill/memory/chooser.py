@@ -4,16 +4,22 @@ A sub-minibatch takes
 
     max(F, f + o) + max(B + R, b + o)
 
-cycles: forward F, of which the first stage f; backward B, of which the last stage b; o cycles in
-which what does not fit crosses to far memory, and again as many in which it comes back; R cycles of
-stages that are computed again. An activation is computed again from the nearest earlier one that is
-stored as it is, or from the samples. Of what is stored as it is, the oldest leave: they are needed
-last, and how many bytes leave does not depend on which. Where some leave, coded ones let a whole
-activation have room on its way.
+cycles: forward F, of which f up to the first activation that leaves; backward B, of which the last
+stage b; o cycles in which what does not fit crosses to far memory, and again as many in which it
+comes back; R cycles of stages that are computed again. An activation is computed again from the
+nearest earlier one that is stored as it is, or from the samples.
+
+What is stored as it is and what is coded lie in two pools. Coded ones have places of their own size
+if all stay, otherwise places of the size of the largest, and those beyond leave in their format.
+Where others leave beside coded ones, they have room for a whole activation on its way. Of each pool
+the oldest leave, which are needed last.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
+from itertools import accumulate, product
+from operator import itemgetter
 
 
 __all__ = ["EXACT", "Choice", "Costs", "Decision", "alternatives", "choose", "evaluate",
@@ -25,7 +31,8 @@ _WAYS = ("store", "compress", "recompute")
 
 
 class Decision(StrEnum):
-    """What happens to an activation between forward and backward."""
+    """How an activation waits for backward: as it is in fast memory, in its stash format, not at
+    all, or as it is in far memory. Coded ones leave too where :attr:`Choice.leaving` says so."""
 
     keep      = "keep"
     compress  = "compress"
@@ -58,12 +65,26 @@ class Costs:
     cycles_per_byte: float
     least:           int
 
-    def cycles(self, leaving, again):
-        """Of a sub-minibatch in which ``leaving`` bytes cross each way, and ``again`` cycles are
-        computed again."""
+    def cycles(self, leaving, again, first=1):
+        """Of a sub-minibatch in which ``leaving`` bytes cross each way, of activation ``first`` and
+        later ones, and ``again`` cycles are computed again."""
         over = leaving * self.cycles_per_byte
-        return (max(sum(self.forward), self.forward[0] + over)
-                + max(sum(self.backward) + again, self.backward[-1] + over))
+        return (max(self.until[-1], self.until[first] + over)
+                + max(self._backward + again, self.backward[-1] + over))
+
+    @cached_property
+    def until(self):
+        """Cycles of forward before each stage, and of all."""
+        return list(accumulate(self.forward, initial=0))
+
+    @cached_property
+    def _backward(self):
+        return sum(self.backward)
+
+    @cached_property
+    def largest(self):
+        """Bytes of the largest activation."""
+        return max(self.sizes.values())
 
 
 @dataclass(frozen=True)
@@ -75,7 +96,7 @@ class Choice:
     decisions : dict
         Activation -> :class:`Decision`.
     leaving : dict
-        Activation -> bytes of it that leave for far memory.
+        Activation -> bytes of it that leave for far memory, as it is or in its stash format.
     again : float
         Cycles that are computed again.
     cycles : float
@@ -90,6 +111,22 @@ class Choice:
     cycles:    float
     bound:     float
 
+    @property
+    def words(self):
+        """Activation -> its decision, ``"compress + offload"`` if it leaves in its stash format."""
+        both = f"{Decision.compress} + {Decision.offload}"
+        return {s: both if decision is Decision.compress and s in self.leaving else str(decision)
+                for s, decision in self.decisions.items()}
+
+    def coded_bytes(self, coded):
+        """Bytes of fast memory for those in a stash format, of which activation s takes
+        ``coded[s]``."""
+        own = [s for s, decision in self.decisions.items() if decision is Decision.compress]
+        staying = [s for s in own if s not in self.leaving]
+        if staying == own:
+            return sum(coded[s] for s in own)
+        return len(staying) * max(coded[s] for s in own)
+
 
 def choose(costs, fast):
     """The :class:`Choice` for ``fast`` bytes of fast memory: the best for up to ``EXACT``
@@ -101,35 +138,68 @@ def evaluate(costs, fast, ways):
     """The :class:`Choice` in which activations are stored as they are, coded or computed again:
     ``ways`` are ``"store"``, ``"compress"`` or ``"recompute"`` by activation. ``None`` if that
     cannot be."""
-    anchor, usable, again, coded = 0, True, 0.0, 0
-    raw, need = [], 0
+    found = _fewest(costs, fast, ways)
+    if found is None:
+        return None
+    cycles, again, excess, coded = found
+    leaving = {s: costs.coded[s] for s in coded}
+    for s in (s for s, way in ways.items() if way == "store" and excess > 0):
+        leaving[s] = min(excess, costs.sizes[s])
+        excess -= leaving[s]
+    leaving = dict(sorted(leaving.items()))
+    decisions = {s: Decision(way) if way != "store" else
+                 Decision.offload if s in leaving else Decision.keep for s, way in ways.items()}
+    return Choice(decisions, leaving, again, cycles, 0.0)
+
+
+def _fewest(costs, fast, ways):
+    """``(cycles, cycles computed again, bytes that leave as they are, activations that leave
+    coded)`` with as many of those as is best; ``None`` if the ways cannot be."""
+    sorted_out = _sort_out(costs, ways)
+    if sorted_out is None:
+        return None
+    raw, coded, again, need = sorted_out
+    stored, best, crossing = sum(costs.sizes[s] for s in raw), None, 0
+    own = [costs.coded[s] for s in coded]
+    taken, place = sum(own), max(own, default=0)
+    for away in range(max(1, len(coded))):
+        if away:
+            taken, crossing = (len(coded) - away) * place, crossing + own[away - 1]
+        room = fast - taken
+        room -= room % costs.least if coded else 0
+        excess = max(0, stored - room)
+        least = max(need, costs.least) if raw else 0
+        if room < (costs.largest if coded and excess else least):
+            continue
+        first = min([*coded[:away][:1], *(raw[:1] if excess else [])], default=1)
+        cycles = costs.cycles(excess + crossing, again, first)
+        if best is None or cycles < best[0]:
+            best = cycles, again, excess, coded[:away]
+        if not excess:
+            break  # only more would leave
+    return best
+
+
+def _sort_out(costs, ways):
+    """``(stored as they are, coded, cycles computed again, bytes of the largest activation that
+    others are computed from)``; ``None`` if one cannot be coded or computed."""
+    anchor, usable, again, need = 0, True, 0.0, 0
+    raw, coded = [], []
     for s, way in ways.items():
         if way == "recompute":
             if not usable:
                 return None  # a coded activation has lost bits
-            again += sum(costs.forward[anchor:s])
+            again += costs.until[s] - costs.until[anchor]
             need = max(need, costs.sizes.get(anchor, 0))
         elif way == "compress":
             if s not in costs.coded:
                 return None
-            coded, usable = coded + costs.coded[s], False
+            coded.append(s)
+            usable = False
         else:
             anchor, usable = s, True
             raw.append(s)
-    room = fast - coded
-    if room < (max(need, costs.least) if raw else 0):
-        return None
-    excess = max(0, sum(costs.sizes[s] for s in raw) - room)
-    if excess and coded and room < max(costs.sizes.values()):
-        return None
-    leaving, left = {}, excess
-    for s in raw:
-        if left > 0:
-            leaving[s] = min(left, costs.sizes[s])
-            left -= leaving[s]
-    decisions = {s: Decision(way) if way != "store" else
-                 Decision.offload if s in leaving else Decision.keep for s, way in ways.items()}
-    return Choice(decisions, leaving, again, costs.cycles(excess, again), 0.0)
+    return raw, coded, again, need
 
 
 def alternatives(costs, fast, choice):
@@ -143,66 +213,51 @@ def alternatives(costs, fast, choice):
 
 
 def exact(costs, fast):
-    """The best choice, by labels that no other one beats in bytes as they are, coded bytes,
-    computed cycles and room that is needed; one set for each activation that others can be computed
-    from."""
-    labels = {0: [((0, 0, 0.0, 0), {})]}  # activation to compute from, None: there is none
-    for s, size in costs.sizes.items():
-        found = {}
-        for anchor, own in labels.items():
-            for (raw, coded, again, need), ways in own:
-                _add(found, s, (raw + size, coded, again, max(need, costs.least)),
-                     {**ways, s: "store"})
-                if s in costs.coded:
-                    _add(found, None, (raw, coded + costs.coded[s], again, need),
-                         {**ways, s: "compress"})
-                if anchor is not None:
-                    _add(found, anchor, (raw, coded, again + sum(costs.forward[anchor:s]),
-                                         max(need, costs.sizes.get(anchor, 0))),
-                         {**ways, s: "recompute"})
-        labels = found
-    choices = [choice for own in labels.values() for _, ways in own
-               if (choice := evaluate(costs, fast, ways)) is not None]
-    best = min(choices, key=lambda choice: (  # bits are lost for cycles only
-        choice.cycles, list(choice.decisions.values()).count(Decision.compress), choice.again,
-        sum(choice.leaving.values())))
-    return _bounded(best, best.cycles)
-
-
-def _add(labels, anchor, cost, ways):
-    """Add a label unless another is as good in everything; drop those that it beats so."""
-    own = labels.setdefault(anchor, [])
-    if any(all(a <= b for a, b in zip(other, cost, strict=True)) for other, _ in own):
-        return
-    own[:] = [(other, way) for other, way in own
-              if not all(a <= b for a, b in zip(cost, other, strict=True))]
-    own.append((cost, ways))
+    """The best choice, of all."""
+    found = []
+    for ways in product(_WAYS, repeat=len(costs.sizes)):
+        ways = dict(zip(costs.sizes, ways, strict=True))
+        if (fewest := _fewest(costs, fast, ways)) is not None:
+            cycles, again, excess, coded = fewest
+            crossing = excess + sum(costs.coded[s] for s in coded)
+            # Bits are lost for cycles only.
+            found.append((cycles, list(ways.values()).count("compress"), again, crossing, ways))
+    best = evaluate(costs, fast, min(found, key=itemgetter(0, 1, 2, 3))[-1])
+    return replace(best, bound=best.cycles)
 
 
 def greedy(costs, fast):
-    """From everything stored, or else computed again, always the change of one activation that
-    saves most cycles."""
-    for way in ("store", "recompute"):
-        ways = dict.fromkeys(costs.sizes, way)
-        if (best := evaluate(costs, fast, ways)) is not None:
-            break
+    """The best of what is found from everything stored, coded, or computed again, by always the
+    change of one activation that saves most cycles."""
+    found = []
+    for way in _WAYS:
+        ways = {s: "store" if way == "compress" and s not in costs.coded else way
+                for s in costs.sizes}
+        if (first := _fewest(costs, fast, ways)) is not None:
+            found.append(_improved(costs, fast, first[0], ways))
+    _, ways = min(found, key=itemgetter(0))
+    return replace(evaluate(costs, fast, ways), bound=lower_bound(costs, fast))
+
+
+def _improved(costs, fast, cycles, ways):
+    """``(cycles, ways)`` that no change of one activation improves."""
     while True:
-        options = [(choice, {**ways, s: way}) for s in ways
-                   for way in _WAYS if way != ways[s]
-                   if (choice := evaluate(costs, fast, {**ways, s: way})) is not None]
-        found, changed = min(options, key=lambda option: option[0].cycles, default=(best, ways))
-        if found.cycles >= best.cycles:
-            return _bounded(best, lower_bound(costs, fast))
-        best, ways = found, changed
+        changes = [{**ways, s: way} for s in ways for way in _WAYS if way != ways[s]]
+        options = [(found[0], changed) for changed in changes
+                   if (found := _fewest(costs, fast, changed)) is not None]
+        found, changed = min(options, key=itemgetter(0), default=(cycles, ways))
+        if found >= cycles:
+            return cycles, ways
+        cycles, ways = found, changed
 
 
 def lower_bound(costs, fast):
     """Cycles that no choice undercuts: as if any part of an activation could be computed again from
     the one before, or coded."""
     missing = sum(costs.sizes.values()) - fast
-    offers = sorted([(0.0, size - costs.coded.get(s, size)) for s, size in costs.sizes.items()]
-                    + [(costs.forward[s - 1] / costs.sizes[s],
-                        min(costs.coded.get(s, size), size)) for s, size in costs.sizes.items()])
+    rest = {s: min(costs.coded.get(s, size), size) for s, size in costs.sizes.items()}
+    offers = sorted([(0.0, size - rest[s]) for s, size in costs.sizes.items()]
+                    + [(costs.forward[s - 1] / size, rest[s]) for s, size in costs.sizes.items()])
     found, again = [costs.cycles(max(0, missing), 0.0)], 0.0
     for price, nbytes in offers:
         if missing <= 0:
@@ -222,7 +277,3 @@ def _between(costs, missing, again, price, part):
     for more in (forward - missing, slack / (rate + price) if rate + price else 0.0):
         if 0 < more < part:
             yield costs.cycles(missing + more, again - price * more)
-
-
-def _bounded(choice, bound):
-    return Choice(choice.decisions, choice.leaving, choice.again, choice.cycles, bound)

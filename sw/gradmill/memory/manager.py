@@ -254,11 +254,18 @@ class Manager:
     def learn(self):
         """The first forward pass has been recorded, or the backward pass after it."""
         self._excess = max(0, self.made - self.high)
-        leaving, left = {}, self._excess
+        self.time_fetches(self.copies)
+
+    @property
+    def copies(self):
+        """Activation -> cycles of the copies of what leaves of it, each way."""
+        found, left = {}, self._excess
         for activation, count in self.sizes.items():
-            leaving[activation] = min(left, count)
-            left -= leaving[activation]
-        self._issue = self._latest({a: count for a, count in leaving.items() if count})
+            leaves = min(left, count)
+            left -= leaves
+            if leaves:
+                found[activation] = leaves * self.copy_cycles
+        return found
 
     def adopt(self, sizes, reserved):
         """From now on these buffers are made, and ``reserved`` places are used for something
@@ -269,20 +276,20 @@ class Manager:
         self.begin()
         self.learn()
 
-    def _latest(self, leaving):
-        """For each activation the stage whose backward begins its fetch: fetches follow each
-        other, each is complete when it is needed, and begins a stage earlier than it must."""
+    def time_fetches(self, copies):
+        """Fix for each activation of ``copies``, which is all that leave, the stage whose backward
+        begins its fetch: fetches follow each other, each is complete when it is needed, and begins
+        a stage earlier than it must."""
         stages = sorted(self.forward, reverse=True)
         times = {s: self.backward.get(s, 2 * self.forward[s]) for s in stages}
         begins, now = {}, 0
         for s in stages:
             begins[s], now = now, now + times[s]
-        issue, end = {}, float("inf")
-        for activation, count in sorted(leaving.items()):
-            end = min(end, begins[activation]) - count * self.copy_cycles
+        self._issue, end = {}, float("inf")
+        for activation, cycles in sorted(copies.items()):
+            end = min(end, begins[activation]) - cycles
             running = min((s for s in stages if begins[s] <= end), default=stages[0])
-            issue[activation] = min(running + 1, stages[0])
-        return issue
+            self._issue[activation] = min(running + 1, stages[0])
 
     def describe(self):
         """What was learned and decided, as plain data; sizes in bytes, times in cycles."""

@@ -31,7 +31,7 @@ class FastMemory:
     policy : "offload" or "chosen"
         Whether all that does not fit goes to far memory, or after the first virtual minibatch each
         activation is kept, computed again, stored in the format that ``stash`` has for it, or sent
-        to far memory, whatever costs least by what was measured.
+        to far memory, as it is or in that format, whatever costs least by what was measured.
     poison : bool
         Overwrite memory with NaNs as soon as it is evicted or freed, to find whoever still reads
         it. Costs traffic, of class ``DATA``.

@@ -120,7 +120,7 @@ def _fast_memory(trainer, timeline):
     if trainer.memory is None:
         return None
     choice = trainer.activations.choice
-    return {**trainer.memory.describe(), "decisions": choice and choice.decisions,
+    return {**trainer.memory.describe(), "decisions": choice and choice.words,
             "measured": measured(timeline)}
 
 
