@@ -27,7 +27,8 @@ def run(console):
     chain, deep, found = TILE.replace(tiles=4), chains.DEEP.replace(tiles=4), []
     for config, tiles, sub, count in (
             (chain, 4, 16, 64), (chain, 4, 16, 16), (chain, 4, 16, 8), (TILE, 1, 16, 64),
-            (chain, 2, 16, 64), (chain, 2, 16, 8), (deep, 4, 64, 8), (deep, 2, 64, 8)):
+            (chain, 2, 16, 64), (chain, 2, 16, 8), (deep, 4, 64, 16), (deep, 4, 64, 8),
+            (deep, 2, 64, 8)):
         found.append(_measure(config, tiles, sub, count, console.log))
         console.print(f"{tiles} tiles, M = {sub}, m = {count}: {found[-1]['cycles']:,.0f} cycles")
     found.sort(key=lambda one: (one["sub"], -one["count"], one["tiles"]))
