@@ -52,6 +52,7 @@ class _Latencies:
     encode:        int = 48  # of the stash codec, beside what :func:`encoder_cycles` says
     decode:        int = 13  # of the stash codec, beyond a tile of rows
     check:         int = 14  # of a transfer, of one side of a copy
+    copied:        int = 14  # from the last beat that a copy writes to the first of the next one
     link:          int = 9   # from the sender's memory to the receiver's
     credits:       int = 16  # rows that a sender is ahead of the receiver
 
@@ -166,8 +167,8 @@ class Units:
         self._moved = {Queue.LOAD: 0, Queue.STORE: 0}      # when the last row has passed the unit
         self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has
         self._products = deque(maxlen=_REMEMBERED)
-        #: latest COPY: all beats have come, writes begin, are answered, and their tier
-        self._copied = 0, 0, 0, None
+        #: latest COPY: all beats have come, writes begin, have passed, are answered, and their tier
+        self._copied = 0, 0, 0, 0, None
         self._stored = None  # latest STORE: fields, op, first row, rows, beats, end on the bus
 
     def execute(self, opcode, fields, op, start):
@@ -308,13 +309,15 @@ class Units:
                                    // self.config.beat_bytes)
         source = self.buses[2 * fields["tier"]]
         target = self.buses[2 * fields["target_tier"] + 1]
-        came, begun, written, tier = self._copied
+        came, begun, passed, written, tier = self._copied
         self.free[Queue.COPY] = begin = max(start + 2 * UNITS.check, came, begun,
                                             written if tier == fields["tier"] else 0)
         came = source.transfer(begin, beats)
-        begun = max(came - beats / source.memory.beats, written)
-        end = round(max(target.transfer(begun, beats), came) + target.memory.latency)
-        self._copied = came, begun, end, fields["target_tier"]
+        begun = max(came - beats / source.memory.beats,
+                    passed + UNITS.copied - target.memory.latency)
+        passed = max(target.transfer(begun, beats), came)
+        end = round(passed + target.memory.latency)
+        self._copied = came, begun, passed, end, fields["target_tier"]
         return end
 
     def _acc_bank(self, row):

@@ -14,9 +14,11 @@ __all__ = ["ActivationMemory", "PassingTile", "Runs"]
 
 #: BFP rows of these bytes are NaNs.
 POISON = 0xff
-#: Pieces in which the first activation of a sub-minibatch is made. All but the last are stored
-#: before the next product takes that bank, so far memory has something to do at once.
-_FIRST_PIECES = 4
+#: Pieces in which an activation is made, the first of a sub-minibatch or while any have to leave.
+#: All but the last are stored before the next product takes that bank.
+_PIECES = 4
+#: Share of fast memory that is copied out at a time: only at its end are its places free.
+_LEAVING = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class ActivationMemory:
         """Runs between chip and fast memory, those at equal distances in one instruction."""
         x = emit.buffers.x[0][s]
         random = (emit.row_numbers(s) if self._random[opcode] and runs.codec else {"layer": s})
-        for group, (stride,) in _even(buffers, lambda buffer: (buffer.fast,)):
+        for group, (stride,) in _even(buffers, lambda buffer: (buffer.fast,), len(buffers)):
             place = Matrix(x.base + group[0].part * x.stride, runs.rows,
                            len(group) * runs.runs * x.n, x.stride, x.n)
             emit.transfer(opcode, Kind.BFP, Class.STASH, place, group[0].fast,
@@ -157,8 +159,10 @@ class ActivationMemory:
         for move in moves:
             runs = replace(self.runs(emit, move.buffer.activation, m), count=1)
             alike.setdefault((runs, move.out), []).append(move)
+        leaving = max(1, int(_LEAVING * self.manager.high))
         for (runs, out), own in alike.items():
-            for group, (near, far) in _even(own, lambda move: (move.near, move.far)):
+            for group, (near, far) in _even(own, lambda move: (move.near, move.far),
+                                            leaving if out else len(own)):
                 self._copy(emit, runs, group, out, near, far)
         if self.recorder and moves:
             self.recorder.run_copies(emit.code, len(moves))
@@ -183,13 +187,14 @@ class ActivationMemory:
                                         **dict(fields)}))
 
 
-def _even(items, addresses):
-    """Yield ``(group, strides)``: consecutive items with addresses at equal positive distances."""
+def _even(items, addresses, most):
+    """Yield ``(group, strides)``: up to ``most`` consecutive items with addresses at equal positive
+    distances."""
     group, strides = [], None
     for before, item in pairwise([None, *items]):
         if group:
             step = tuple(b - a for a, b in zip(addresses(before), addresses(item), strict=True))
-            if min(step) > 0 and strides in (None, step):
+            if len(group) < most and min(step) > 0 and strides in (None, step):
                 group.append(item)
                 strides = step
                 continue
@@ -236,7 +241,8 @@ class PassingTile(TrainTile):
             self.memory.recorder.learn()
 
     def _pieces(self, s):
-        return _FIRST_PIECES if s == self.part.first else 1
+        leave = s + 1 in self.memory.plan.kept and self.memory.manager.excess
+        return _PIECES if leave or s == self.part.first else 1
 
     def _made(self, s, m, piece):
         if s == self.part.first and not piece.block:
@@ -246,9 +252,7 @@ class PassingTile(TrainTile):
         last = piece.block + piece.blocks == self.emit.buffers.x[0][s + 1].blocks
         if s + 1 in self.memory.plan.kept:
             self._store(s + 1, m, piece.blocks, last=last)
-            begins = s == self.part.first
-            if last or begins or not self.memory.manager.room(piece.blocks):
-                self.memory.write_back(self.emit, m)
+            self.memory.write_back(self.emit, m)
         if last:
             self._boundary(s, "forward")
 
