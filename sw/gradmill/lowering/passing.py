@@ -14,11 +14,12 @@ __all__ = ["ActivationMemory", "PassingTile", "Runs"]
 
 #: BFP rows of these bytes are NaNs.
 POISON = 0xff
-#: Pieces in which an activation is made, the first of a sub-minibatch or while any have to leave.
-#: All but the last are stored before the next product takes that bank.
+#: Pieces in which the first activation of a sub-minibatch is made, and the others at most. All but
+#: the last are stored before the next product takes that bank.
 _PIECES = 4
-#: Share of fast memory that is copied out at a time: only at its end are its places free.
-_LEAVING = 1 / 3
+#: Parts of fast memory that are copied out one after the other: the places of a copy are free only
+#: when all of it has been copied.
+_PARTS = 3
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ class ActivationMemory:
         self.recorder = recorder
         return PassingTile(self, *arguments)
 
+    @property
+    def leaving(self):
+        """Most buffers of a copy to far memory."""
+        return max(1, self.manager.high // _PARTS)
+
     def runs(self, emit, s, m):
         """:class:`Runs` of ``m`` samples of the input of stage ``s``."""
         return runs_of(emit.buffers.x[0][s], m, emit.config, self.formats.get(s))
@@ -159,10 +165,9 @@ class ActivationMemory:
         for move in moves:
             runs = replace(self.runs(emit, move.buffer.activation, m), count=1)
             alike.setdefault((runs, move.out), []).append(move)
-        leaving = max(1, int(_LEAVING * self.manager.high))
         for (runs, out), own in alike.items():
             for group, (near, far) in _even(own, lambda move: (move.near, move.far),
-                                            leaving if out else len(own)):
+                                            self.leaving if out else len(own)):
                 self._copy(emit, runs, group, out, near, far)
         if self.recorder and moves:
             self.recorder.run_copies(emit.code, len(moves))
@@ -241,8 +246,12 @@ class PassingTile(TrainTile):
             self.memory.recorder.learn()
 
     def _pieces(self, s):
-        leave = s + 1 in self.memory.plan.kept and self.memory.manager.excess
-        return _PIECES if leave or s == self.part.first else 1
+        """As many as copies to far memory, if any have to leave."""
+        if s == self.part.first:
+            return _PIECES
+        if s + 1 not in self.memory.plan.kept or not self.memory.manager.excess:
+            return 1
+        return min(_PIECES, blocks(self.emit.buffers.x[0][s + 1].blocks, self.memory.leaving))
 
     def _made(self, s, m, piece):
         if s == self.part.first and not piece.block:
