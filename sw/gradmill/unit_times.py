@@ -52,7 +52,6 @@ class _Latencies:
     encode:        int = 48  # of the stash codec, beside what :func:`encoder_cycles` says
     decode:        int = 13  # of the stash codec, beyond a tile of rows
     check:         int = 14  # of a transfer, of one side of a copy
-    copied:        int = 14  # from the last beat that a copy writes to the first of the next one
     link:          int = 9   # from the sender's memory to the receiver's
     credits:       int = 16  # rows that a sender is ahead of the receiver
 
@@ -167,8 +166,8 @@ class Units:
         self._moved = {Queue.LOAD: 0, Queue.STORE: 0}      # when the last row has passed the unit
         self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has
         self._products = deque(maxlen=_REMEMBERED)
-        #: latest COPY: all beats have come, writes begin, have passed, are answered, and their tier
-        self._copied = 0, 0, 0, 0, None
+        #: latest COPY: all beats have come, writes begin, are answered, and their tier
+        self._copied = 0, 0, 0, None
         self._stored = None  # latest STORE: fields, op, first row, rows, beats, end on the bus
 
     def execute(self, opcode, fields, op, start):
@@ -309,15 +308,15 @@ class Units:
                                    // self.config.beat_bytes)
         source = self.buses[2 * fields["tier"]]
         target = self.buses[2 * fields["target_tier"] + 1]
-        came, begun, passed, written, tier = self._copied
+        came, begun, written, tier = self._copied
         self.free[Queue.COPY] = begin = max(start + 2 * UNITS.check, came, begun,
                                             written if tier == fields["tier"] else 0)
         came = source.transfer(begin, beats)
-        begun = max(came - beats / source.memory.beats,
-                    passed + UNITS.copied - target.memory.latency)
-        passed = max(target.transfer(begun, beats), came)
-        end = round(passed + target.memory.latency)
-        self._copied = came, begun, passed, end, fields["target_tier"]
+        # A slow tier takes the first beat at once, and has the last one before it is free again.
+        early = 1 / min(1, target.memory.beats) - 1
+        begun = max(came - beats / source.memory.beats, written - early)
+        end = round(max(target.transfer(begun, beats) - early, came) + target.memory.latency)
+        self._copied = came, begun, end, fields["target_tier"]
         return end
 
     def _acc_bank(self, row):
