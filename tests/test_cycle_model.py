@@ -6,7 +6,7 @@ from amaranth.hdl import Fragment
 
 import gradmill as gm
 from gradmill.cycle_model import predict
-from gradmill.unit_times import UNITS, quantiser_cycles, vector_cycles
+from gradmill.unit_times import UNITS, Memory, quantiser_cycles, vector_cycles
 from gradmill_hw.config import NANO, TILE
 from gradmill_hw.control.semaphores import TOKENS
 from gradmill_hw.isa import AddOp, AddSource, FunctionOp, Kind, MulSource, Queue, Space
@@ -179,11 +179,24 @@ def test_transfers_of_both_memories_share_a_unit(name, kind):
     assert abs(predicted / measured - 1) < 0.05, f"{predicted} predicted, {measured} measured"
 
 
-def run(device, program):
+@pytest.mark.rtl
+@pytest.mark.parametrize("beats", [1, 0.1])
+def test_copies_to_a_slow_memory_follow_each_other(beats):
+    config = NANO.replace(copy=True)
+    with gm.open("verilator", config, bandwidth=(None, beats)) as device:
+        program = gm.Program(config)
+        for k in range(12):
+            program.copy(kind=Kind.BFP, run=16, mem=0x4000 + 0x100 * k, target_tier=gm.Tier.FAR,
+                         target=0x100 * k)
+        measured, predicted = run(device, program, far=Memory(beats=beats))
+    assert abs(predicted / measured - 1) < 0.05, f"{predicted} predicted, {measured} measured"
+
+
+def run(device, program, **memories):
     """Cycles of a program on the RTL, and those that are expected."""
     program.halt()
     raw = program.assemble()
     device.write_memory(gm.Tier.NEAR, 0, np.frombuffer(raw, np.uint8))
     device.clear_counters()
     device.run(0)
-    return device.counters()["cycles"], predict([raw], device.config).cycles
+    return device.counters()["cycles"], predict([raw], device.config, **memories).cycles

@@ -312,8 +312,10 @@ class Units:
         self.free[Queue.COPY] = begin = max(start + 2 * UNITS.check, came, begun,
                                             written if tier == fields["tier"] else 0)
         came = source.transfer(begin, beats)
-        begun = max(came - beats / source.memory.beats, written)
-        end = round(max(target.transfer(begun, beats), came) + target.memory.latency)
+        # A slow tier takes the first beat at once, and has the last one before it is free again.
+        early = 1 / min(1, target.memory.beats) - 1
+        begun = max(came - beats / source.memory.beats, written - early)
+        end = round(max(target.transfer(begun, beats) - early, came) + target.memory.latency)
         self._copied = came, begun, end, fields["target_tier"]
         return end
 

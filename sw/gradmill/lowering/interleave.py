@@ -211,6 +211,7 @@ class _Placing:
         self._held = [{} for _ in buffers]     # virtual panel -> real panel
         self._last = [None for _ in buffers]   # the panel filled last
         self._vector = [None for _ in buffers]  # the last VECTOR: node, panel, operands, start
+        self._store = [None for _ in buffers]   # the last STORE: node, panel
 
     def begin(self):
         """Begin new orders, behind what has been placed; returns :meth:`ends` of that."""
@@ -272,7 +273,9 @@ class _Placing:
         self._end(node, panel, end)
         if opcode is Opcode.VECTOR:
             self._vector[t] = node, panel, op, start
-        elif opcode is Opcode.MATMUL and self._vector[t]:
+        elif opcode is Opcode.STORE:
+            self._store[t] = node, panel
+        elif opcode is Opcode.MATMUL:
             self._hinder(t)
 
     def _end(self, node, panel, end):
@@ -285,12 +288,19 @@ class _Placing:
             self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
 
     def _hinder(self, t):
-        """The product that has just been placed may take a bank from the last ``VECTOR``."""
-        node, panel, op, start = self._vector[t]
-        (_, _, opcode, fields), = node.parts
-        end = self._units[t].execute(opcode, fields, op, start)
+        """The product that has just been placed may take banks from the last ``VECTOR`` and the
+        last ``STORE``."""
+        if self._vector[t]:
+            node, panel, op, start = self._vector[t]
+            (_, _, opcode, fields), = node.parts
+            self._put_off(t, node, panel, self._units[t].execute(opcode, fields, op, start))
+        if self._store[t]:
+            self._put_off(t, *self._store[t], self._units[t].stored())
+
+    def _put_off(self, t, node, panel, end):
+        """``node``, the last one of its queue, ends at ``end``."""
         if end != self._ends[node]:
-            self._places[t][Queue.VECTOR][-1] = end
+            self._places[t][node.parts[0][2].queue][-1] = end
             self._end(node, panel if panel in self._panels[t] else None, end)
             self._keys.clear()
 

@@ -14,9 +14,12 @@ __all__ = ["ActivationMemory", "PassingTile", "Runs"]
 
 #: BFP rows of these bytes are NaNs.
 POISON = 0xff
-#: Pieces in which the first activation of a sub-minibatch is made. All but the last are stored
-#: before the next product takes that bank, so far memory has something to do at once.
-_FIRST_PIECES = 4
+#: Pieces in which the first activation of a sub-minibatch is made, and the others at most. All but
+#: the last are stored before the next product takes that bank.
+_PIECES = 4
+#: Parts of fast memory that are copied out one after the other: the places of a copy are free only
+#: when all of it has been copied.
+_PARTS = 3
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class ActivationMemory:
         self.recorder = recorder
         return PassingTile(self, *arguments)
 
+    @property
+    def leaving(self):
+        """Most buffers of a copy to far memory."""
+        return max(1, self.manager.high // _PARTS)
+
     def runs(self, emit, s, m):
         """:class:`Runs` of ``m`` samples of the input of stage ``s``."""
         return runs_of(emit.buffers.x[0][s], m, emit.config, self.formats.get(s))
@@ -144,7 +152,7 @@ class ActivationMemory:
         """Runs between chip and fast memory, those at equal distances in one instruction."""
         x = emit.buffers.x[0][s]
         random = (emit.row_numbers(s) if self._random[opcode] and runs.codec else {"layer": s})
-        for group, (stride,) in _even(buffers, lambda buffer: (buffer.fast,)):
+        for group, (stride,) in _even(buffers, lambda buffer: (buffer.fast,), len(buffers)):
             place = Matrix(x.base + group[0].part * x.stride, runs.rows,
                            len(group) * runs.runs * x.n, x.stride, x.n)
             emit.transfer(opcode, Kind.BFP, Class.STASH, place, group[0].fast,
@@ -158,7 +166,8 @@ class ActivationMemory:
             runs = replace(self.runs(emit, move.buffer.activation, m), count=1)
             alike.setdefault((runs, move.out), []).append(move)
         for (runs, out), own in alike.items():
-            for group, (near, far) in _even(own, lambda move: (move.near, move.far)):
+            for group, (near, far) in _even(own, lambda move: (move.near, move.far),
+                                            self.leaving if out else len(own)):
                 self._copy(emit, runs, group, out, near, far)
         if self.recorder and moves:
             self.recorder.run_copies(emit.code, len(moves))
@@ -183,13 +192,14 @@ class ActivationMemory:
                                         **dict(fields)}))
 
 
-def _even(items, addresses):
-    """Yield ``(group, strides)``: consecutive items with addresses at equal positive distances."""
+def _even(items, addresses, most):
+    """Yield ``(group, strides)``: up to ``most`` consecutive items with addresses at equal positive
+    distances."""
     group, strides = [], None
     for before, item in pairwise([None, *items]):
         if group:
             step = tuple(b - a for a, b in zip(addresses(before), addresses(item), strict=True))
-            if min(step) > 0 and strides in (None, step):
+            if len(group) < most and min(step) > 0 and strides in (None, step):
                 group.append(item)
                 strides = step
                 continue
@@ -236,7 +246,12 @@ class PassingTile(TrainTile):
             self.memory.recorder.learn()
 
     def _pieces(self, s):
-        return _FIRST_PIECES if s == self.part.first else 1
+        """As many as copies to far memory, if any have to leave."""
+        if s == self.part.first:
+            return _PIECES
+        if s + 1 not in self.memory.plan.kept or not self.memory.manager.excess:
+            return 1
+        return min(_PIECES, blocks(self.emit.buffers.x[0][s + 1].blocks, self.memory.leaving))
 
     def _made(self, s, m, piece):
         if s == self.part.first and not piece.block:
@@ -246,9 +261,7 @@ class PassingTile(TrainTile):
         last = piece.block + piece.blocks == self.emit.buffers.x[0][s + 1].blocks
         if s + 1 in self.memory.plan.kept:
             self._store(s + 1, m, piece.blocks, last=last)
-            begins = s == self.part.first
-            if last or begins or not self.memory.manager.room(piece.blocks):
-                self.memory.write_back(self.emit, m)
+            self.memory.write_back(self.emit, m)
         if last:
             self._boundary(s, "forward")
 
