@@ -84,7 +84,8 @@ def _rename(instruction, panels):
                     for name, value in fields.items()}
 
 
-def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads=_LOADS):
+def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads=_LOADS,
+               stores_wait=True):
     """The :class:`Interleaving` of ``codes``.
 
     Codes of several tiles are placed twice, one after the other: a virtual minibatch finds the
@@ -110,8 +111,10 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
         virtual minibatch like this one.
     loads : int
         Loads that a queue holds at a time.
+    stores_wait : bool
+        Whether it is known that a ``STORE`` waits for the product that is placed after it.
     """
-    placing = _Placing(config, buffers, far or Memory(), loads)
+    placing = _Placing(config, buffers, far or Memory(), loads, stores_wait)
     for _ in range(1 + (held is None and len(buffers) > 1)):
         starts = placing.begin()
         _place(_nodes(buffers, codes, steps, limits, held or [0] * len(limits)), placing)
@@ -188,8 +191,8 @@ class _Ready:
 class _Placing:
     """Follows the units of all tiles while instructions are placed."""
 
-    def __init__(self, config, buffers, far, loads):
-        self._config = config
+    def __init__(self, config, buffers, far, loads, stores_wait):
+        self._config, self._stores_wait = config, stores_wait
         buses = [Bus(memory) for memory in (Memory(), Memory(), far, far)]
         self._units = [Units(config, buses) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
@@ -273,7 +276,7 @@ class _Placing:
         self._end(node, panel, end)
         if opcode is Opcode.VECTOR:
             self._vector[t] = node, panel, op, start
-        elif opcode is Opcode.STORE:
+        elif opcode is Opcode.STORE and self._stores_wait:
             self._store[t] = node, panel
         elif opcode is Opcode.MATMUL:
             self._hinder(t)

@@ -116,5 +116,7 @@ class LayerLowering:
         return [assemble(self.config, iterations(code, 1, (0,) * 5))]
 
     def _in_order(self, code):
-        """``code`` in the order in which instructions can start."""
-        return interleave_one(self.buffers[0], code, far=self._far, loads=_LOADS)
+        """``code`` in the order in which instructions can start. Orders that know when stores wait
+        stall more beside a slow far memory."""
+        return interleave_one(self.buffers[0], code, far=self._far, loads=_LOADS,
+                              stores_wait=False)
