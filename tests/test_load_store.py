@@ -78,7 +78,8 @@ class LoadStore(wiring.Component):
 
 @pytest.mark.rtl
 @pytest.mark.parametrize("config, stash", [
-    ("nano", 0), ("nano", 1), ("tile", 1), pytest.param("edge", 0, marks=pytest.mark.long)])
+    ("nano", 0), ("nano", 1), pytest.param("tile", 1, marks=pytest.mark.long),
+    pytest.param("edge", 0, marks=pytest.mark.long)])
 def test_rtl(tmp_path, config, stash):
     unit = LoadStore(get_config(config).replace(stash=bool(stash)))
     run_bench(unit, "tb.tb_load_store", tmp_path, config=config, stash=stash, phases=6)

@@ -281,7 +281,8 @@ def test_turnaround():
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize(("n", "mantissa_bits"), [(8, 9), (8, 8)])
+@pytest.mark.parametrize(("n", "mantissa_bits"), [
+    (8, 9), pytest.param(8, 8, marks=pytest.mark.long)])
 def test_rtl(tmp_path, n, mantissa_bits):
     run_bench(
         MatrixUnit(config(n, mantissa_bits)),
