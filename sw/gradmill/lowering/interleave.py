@@ -88,9 +88,9 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
                stores_wait=True):
     """The :class:`Interleaving` of ``codes``.
 
-    Codes of several tiles are placed twice, one after the other: a virtual minibatch finds the
-    tiles busy with the one before, the later ones for longer, so the second order is the one that
-    can be repeated.
+    A virtual minibatch finds the tiles busy with the one before, the later ones for longer. So for
+    several tiles two orders are found, one for idle tiles and one behind it, and the one counts
+    that follows itself in fewer cycles.
 
     Parameters
     ----------
@@ -115,15 +115,19 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
         Whether it is known that a ``STORE`` waits for the product that is placed after it.
     """
     placing = _Placing(config, buffers, far or Memory(), loads, stores_wait)
-    for _ in range(1 + (held is None and len(buffers) > 1)):
-        starts = placing.begin()
-        _place(_nodes(buffers, codes, steps, limits, held or [0] * len(limits)), placing)
-    cycles = max(end - start for start, end in zip(starts, placing.ends(), strict=True))
-    return Interleaving(placing.orders, cycles)
+    nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
+    order = _ordered(nodes, placing)
+    if held is not None or len(buffers) == 1:
+        return Interleaving(placing.orders, max(placing.ends()))
+    placing.begin()
+    behind = _ordered(nodes, placing)
+    return min((_repeated(order, placing) for order in (order, behind)),
+               key=lambda interleaving: interleaving.cycles)
 
 
-def _place(nodes, placing):
-    """Place all ``nodes``, at each step the ready one with the lowest key."""
+def _ordered(nodes, placing):
+    """``nodes`` in the order in which they are placed: at each step, of those that are ready, the
+    one with the lowest key."""
     blocked = {node: len(node.after) for node in nodes}
     then = {}
     for node in nodes:
@@ -133,13 +137,26 @@ def _place(nodes, placing):
     for node in nodes:
         if not blocked[node]:
             ready.add(node)
+    order = []
     for _ in nodes:
         node = ready.take()
         placing.place(node)
+        order.append(node)
         for other in then.get(node, ()):
             blocked[other] -= 1
             if not blocked[other]:
                 ready.add(other)
+    return order
+
+
+def _repeated(order, placing):
+    """The :class:`Interleaving` in ``order``, behind the same one."""
+    for _ in range(2):
+        starts = placing.begin()
+        for node in order:
+            placing.place(node)
+    cycles = max(end - start for start, end in zip(starts, placing.ends(), strict=True))
+    return Interleaving(placing.orders, cycles)
 
 
 def interleave_one(buffers, code, **options):
@@ -196,7 +213,7 @@ class _Placing:
         buses = [Bus(memory) for memory in (Memory(), Memory(), far, far)]
         self._units = [Units(config, buses) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
-        self.orders = []  # see :meth:`begin`
+        self.orders = [[] for _ in buffers]  # see :meth:`begin`
         self._handed = [0 for _ in buffers]  # by tile: when the sequencer handed out the latest one
         self._ends = {}
         self._bank = config.tensor_rows // config.banks
