@@ -28,9 +28,10 @@ _HERE = Path(__file__).parent
 _SOURCES = ("board.cpp", "axi_memory.h", "axi_monitor.h", "axi_pins.h")
 _OLDEST = (5, 36)
 #: Lint is for written code, not for generated code.
-_FLAGS = ("--cc", "--build", "--prefix", "Vgradmill", "--top-module", "gradmill", "-O3",
+_FLAGS = ("--cc", "--prefix", "Vgradmill", "--top-module", "gradmill", "-O3",
           "--x-assign", "fast", "--x-initial", "fast", "-Wno-lint", "-Wno-fatal",
-          "-CFLAGS", "-fPIC", "-MAKEFLAGS", "OPT_FAST=-O2")
+          "-CFLAGS", "-fPIC")
+_OPTIMISE = "OPT_FAST=-O2"
 #: With several tiles: the module of a tile becomes a library of its own, compiled once.
 _TILE = "gradmill_tile"
 _WAVES = {None: (), "vcd": ("--trace-vcd",), "fst": ("--trace-fst",)}
@@ -171,7 +172,7 @@ def board_library(verilog, *, wave=None, name="device", progress=True):
     text = verilog.read_text()
     chain = text.count(f"  {_TILE} ") > 1
     flags = (*_FLAGS, *_WAVES[wave], *(["--hierarchical"] if chain else []))
-    key = _digest(text.encode(), repr(flags).encode(), tool.version.encode(),
+    key = _digest(text.encode(), repr((*flags, _OPTIMISE)).encode(), tool.version.encode(),
                   *((_HERE / source).read_bytes() for source in _SOURCES))
 
     def make(folder):
@@ -179,8 +180,10 @@ def board_library(verilog, *, wave=None, name="device", progress=True):
         block = "/* verilator hier_block */" if chain else ""
         source.write_text(re.sub(rf"(module {_TILE}\(.*?\);)", rf"\1 {block}", text, count=1,
                                  flags=re.DOTALL))
-        _call([tool.command, *flags, "-j", min(2, os.cpu_count() or 1), "--Mdir", model, source],
-              "Verilator")
+        # Not by --build: with several jobs that would write the C++ of a tile twice at a time.
+        _call([tool.command, *flags, "--Mdir", model, source], "Verilator")
+        _call(["make", "-C", model, "-f", "Vgradmill_hier.mk" if chain else "Vgradmill.mk",
+               "-j", min(2, os.cpu_count() or 1), _OPTIMISE], "compiling the model")
         library = folder / "board.so"
         _call(["g++", "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Werror",
                f"-DGRADMILL_WAVE={list(_WAVES).index(wave)}", "-I", model, "-isystem", tool.include,
