@@ -116,13 +116,13 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
     """
     placing = _Placing(config, buffers, far or Memory(), loads, stores_wait)
     nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
-    order = _ordered(nodes, placing)
+    idle = _ordered(nodes, placing), placing.orders
     if held is not None or len(buffers) == 1:
         return Interleaving(placing.orders, max(placing.ends()))
     placing.begin()
-    behind = _ordered(nodes, placing)
-    return min((_repeated(order, placing) for order in (order, behind)),
-               key=lambda interleaving: interleaving.cycles)
+    behind = _ordered(nodes, placing), placing.orders
+    return min((Interleaving(orders, _repeated(order, placing))
+                for order, orders in (idle, behind)), key=lambda found: found.cycles)
 
 
 def _ordered(nodes, placing):
@@ -150,13 +150,12 @@ def _ordered(nodes, placing):
 
 
 def _repeated(order, placing):
-    """The :class:`Interleaving` in ``order``, behind the same one."""
+    """Cycles of nodes placed in ``order``, behind themselves."""
     for _ in range(2):
         starts = placing.begin()
         for node in order:
             placing.place(node)
-    cycles = max(end - start for start, end in zip(starts, placing.ends(), strict=True))
-    return Interleaving(placing.orders, cycles)
+    return max(end - start for start, end in zip(starts, placing.ends(), strict=True))
 
 
 def interleave_one(buffers, code, **options):
