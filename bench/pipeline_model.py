@@ -11,7 +11,7 @@ from gradmill.forecast import forecast
 from gradmill.planning import plan
 
 
-__all__ = ["BALANCED", "DEEP", "array_rows", "bound", "network", "run"]
+__all__ = ["BALANCED", "DEEP", "UNEQUAL", "array_rows", "bound", "network", "run"]
 
 #: Memories for seven activation sets of 64 samples; inputs of all fill no more than a bank.
 DEEP = TILE.replace(tensor_rows=32768, mask_rows=8192)
@@ -30,17 +30,17 @@ def _unequal(tiles):
 
 
 #: Widths that are balanced on two and on four tiles, others that are not.
-BALANCED, _UNBALANCED = (8, 64, 64, 72, 64, 64, 8), (8, 64, 40, 72, 64, 48, 8)
+BALANCED, UNEQUAL = (8, 64, 64, 72, 64, 64, 8), (8, 64, 40, 72, 64, 48, 8)
 #: Name -> configuration, tiles, widths, M, sub-minibatches.
 CASES = {
     "2 tiles": (TILE, 2, BALANCED, 16, (8, 16, 32, 64)),
     "2 tiles, M = 64": (DEEP, 2, BALANCED, 64, (8, 16)),
     "4 tiles": (TILE, 4, BALANCED, 16, (8, 16, 32, 64)),
     "4 tiles, M = 64": (DEEP, 4, BALANCED, 64, (8, 16)),
-    "4 tiles, unequal": (TILE, 4, _UNBALANCED, 16, (16, 64)),
+    "4 tiles, unequal": (TILE, 4, UNEQUAL, 16, (16, 64)),
     "8 tiles": (LARGE, 8, _equal(8), 16, (16, 32, 64)),
     "8 tiles, unequal": (LARGE, 8, _unequal(8), 16, (64,)),
-    "16 tiles": (LARGE, 16, _equal(16), 16, (32, 64)),
+    "16 tiles": (LARGE, 16, _equal(16), 16, (32, 64, 128)),
     "16 tiles, unequal": (LARGE, 16, _unequal(16), 16, (64,)),
 }
 

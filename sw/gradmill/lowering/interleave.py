@@ -150,12 +150,13 @@ def _ordered(nodes, placing):
 
 
 def _repeated(order, placing):
-    """Cycles of nodes placed in ``order``, behind themselves."""
-    for _ in range(2):
-        starts = placing.begin()
+    """Cycles of nodes placed in ``order``, behind themselves: the mean of two that follow two."""
+    starts = []
+    for _ in range(4):
+        starts.append(placing.begin())
         for node in order:
             placing.place(node)
-    return max(end - start for start, end in zip(starts, placing.ends(), strict=True))
+    return max(end - start for start, end in zip(starts[2], placing.ends(), strict=True)) // 2
 
 
 def interleave_one(buffers, code, **options):
