@@ -169,19 +169,21 @@ def test_programs_are_compiled_once_for_each_combination(monkeypatch):
         assert list(run._programs) == before
 
 
-def test_several_tiles_switch_like_one():
+@pytest.mark.parametrize("schedule", ["zero-bubble", "no-drain"])
+def test_several_tiles_switch_like_one(schedule):
     x, y = samples()
     for policy in (gm.AdaptiveStash(LADDER, interval=2, stall=0.9, recover=0.9),
                    gm.AutoStash(LADDER[1:], every=2)):
         found = []
         for tiles in (1, 3):
             with gm.open("emulator", CODEC.replace(tiles=tiles), seed=SEED) as device:
-                run = trainer(device, policy)
+                run = trainer(device, policy, schedule=schedule)
                 run.fit(x, y, epochs=3)
                 found.append(({name: value.tobytes()
                                for name, value in run.model.state_dict().items()},
                               run.stashing.state()))
         assert found[0] == found[1]
+        assert len(found[0][1]["switches"]) > 1
 
 
 def test_layers_with_short_lists_stay_with_their_last_format():
