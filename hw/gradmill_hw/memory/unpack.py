@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..isa import Kind
 from ..stash.formats import READ_BEATS, piece_granules
-from ..stash.parse import View
+from ..stash.parse import RowSizes, View
 from .axi_reader import ReadBeat
 from .bursts import beats_bits
 from .ports import ROW_ADDRESS_BITS
@@ -51,7 +51,7 @@ class Views(wiring.Signature):
     -------
     view : Out(stream.Signature(View(n)))
         The next granules.
-    size, ends : In
+    sizes, ends : In
         As of :class:`~gradmill_hw.stash.decoder.Decoder`.
     more : Out(1)
         The run is packed, and its rows may or will need granules that have not been asked for.
@@ -66,7 +66,7 @@ class Views(wiring.Signature):
     def __init__(self, config):
         super().__init__({
             "view": Out(stream.Signature(View(config.n))),
-            "size": In(range(piece_granules(config.n) + 1)), "ends": In(1),
+            "sizes": In(RowSizes(config.n)), "ends": In(1),
             "more": Out(1), "granted": In(range(READ_BEATS + 1)), "exhausted": In(1),
             "busy": Out(1),
         })
@@ -165,9 +165,6 @@ class Unpack(wiring.Component):
             for kind in Kind:
                 with m.Case(kind):
                     m.d.comb += size.eq(config.row_granules(kind.name.lower()))
-        if config.stash:
-            with m.If(self.shape.p.coded):
-                m.d.comb += size.eq(self.coded.size)
         m.d.comb += end.eq(place + size)
 
         own = Signal()
@@ -203,11 +200,11 @@ class Unpack(wiring.Component):
         m.d.comb += self.o.p.fp32.eq(word)
         if config.stash:
             m.d.comb += self.coded.view.p.bits.eq(shown)
-            self._coded(m, place, end, after_taken, (word_valid, word_about),
+            self._coded(m, place, after_taken, (word_valid, word_about),
                         (after_valid, after_about))
         return m
 
-    def _coded(self, m, place, end, leaves, word, after):
+    def _coded(self, m, place, leaves, word, after):
         """Show what comes next in a run in a stash format."""
         coded, shape, view = self.coded, self.shape.p, self.coded.view
         word_valid, word_about = word
@@ -220,6 +217,9 @@ class Unpack(wiring.Component):
         def words(beats):
             return (beats + (parts - 1)) >> parts.bit_length() - 1
 
+        def granules(about):
+            return about.granules if parts > 1 else Const(WORD_GRANULES, 6)
+
         fresh = Signal(init=1)
         kept = Signal.like(shape.beats)
         ahead = Signal.like(shape.beats)
@@ -231,34 +231,49 @@ class Unpack(wiring.Component):
         ]
 
         # Of the two words those of this run, and their granules.
+        none, one = ahead == 0, ahead == 1
         here, there = Signal(), Signal()
+        alone = Signal(range(WORD_GRANULES + 1))
+        both = Signal(range(2 * WORD_GRANULES + 1))
         enough, all_shown = Signal(), Signal()
-        left = Signal(range(2 * WORD_GRANULES + 1))
-        needed = Signal.like(shape.left)
         m.d.comb += [
-            here.eq(word_valid & (ahead != 0)),
-            there.eq(here & after_valid & (ahead != 1)),
-            left.eq(Mux(here, word_about.granules - place, 0)
-                    + Mux(there, after_about.granules, 0)),
-            enough.eq(left >= most),
-            all_shown.eq(ahead == here + there),
+            here.eq(word_valid & ~none),
+            there.eq(here & after_valid & ~one),
+            alone.eq(granules(word_about) - place),
+            both.eq(alone + granules(after_about)),
+            enough.eq((here & (alone >= most)) | (there & (both >= most))),
+            all_shown.eq(none | (one & here) | ((ahead == 2) & there)),
             view.valid.eq(active & (enough | (all_shown & (~shape.packed | coded.exhausted)))),
-            view.p.left.eq(Mux(enough, most, left)),
+            view.p.left.eq(Mux(enough, most, Mux(there, both, Mux(here, alone, 0)))),
             view.p.spoiled.eq((here & word_about.error) | (there & after_about.error)),
-            needed.eq(Mux(shape.left > most, shape.left, most)),
+        ]
+
+        # The next row may need `most` granules, and all rows that are left one each.
+        m.d.comb += [
             coded.more.eq(active & shape.packed & view.ready & ~coded.exhausted
-                          & (ahead * WORD_GRANULES < needed + place)),
+                          & (none | (one & (place > WORD_GRANULES - most))
+                             | (ahead * WORD_GRANULES < shape.left + place))),
             coded.busy.eq(dropping),
         ]
+
+        # Whether the codes of the row begin a group, or there is one at all, is the last to be
+        # known: all that follows from its size is found for both.
+        sizes = coded.sizes
+        end = Signal(range(2 * WORD_GRANULES))
+        m.d.comb += end.eq(Mux(sizes.begins, place + sizes.long, place + sizes.short))
 
         # A word leaves when it is used up, or when the run has ended.
         moved = Signal()
         leaving = Signal()
+        more = Signal.like(ahead)
         later = Signal.like(ahead)
+        gone = Signal()
         m.d.comb += [
             moved.eq(view.valid & view.ready),
-            leaving.eq(here & (dropping | (moved & (end >= WORD_GRANULES)))),
-            later.eq(ahead + words(coded.granted) - leaving),
+            leaving.eq(here & (dropping | (moved & end[-1]))),
+            more.eq(ahead + words(coded.granted)),
+            later.eq(Mux(leaving, more - 1, more)),
+            gone.eq((coded.granted == 0) & Mux(leaving, one, none)),
         ]
         with m.If(active | dropping):
             m.d.sync += kept.eq(later)
@@ -267,9 +282,9 @@ class Unpack(wiring.Component):
         with m.If(leaving):
             m.d.comb += leaves.eq(1)
         with m.If(dropping):
-            m.d.sync += dropping.eq(later != 0)
+            m.d.sync += dropping.eq(~gone)
         with m.Elif(coded.ends):
-            m.d.sync += [fresh.eq(1), place.eq(0), dropping.eq(later != 0)]
+            m.d.sync += [fresh.eq(1), place.eq(0), dropping.eq(~gone)]
 
     def _gather(self, m, word, valid, about, taken):
         """Fill ``word`` with beats; it is valid when complete or at the end of a run."""
