@@ -256,11 +256,13 @@ class Unpack(wiring.Component):
             coded.busy.eq(dropping),
         ]
 
-        # Whether the codes of the row begin a group, or there is one at all, is the last to be
-        # known: all that follows from its size is found for both.
+        # Whether a group begins with the row is the last to be known, so there is a sum for either
+        # case. For a multiplexer of two sums synthesis would take one adder, behind the choice.
         sizes = coded.sizes
         end = Signal(range(2 * WORD_GRANULES))
-        m.d.comb += end.eq(Mux(sizes.begins, place + sizes.long, place + sizes.short))
+        bits = len(end)
+        m.d.comb += end.eq((sizes.begins.replicate(bits) & (place + sizes.long))
+                           | ((~sizes.begins).replicate(bits) & (place + sizes.short)))
 
         # A word leaves when it is used up, or when the run has ended.
         moved = Signal()
