@@ -158,7 +158,9 @@ class Unpack(wiring.Component):
         self._gather(m, after, after_valid, after_about, after_taken)
 
         # `place` is the granule of the word where the row begins, `end` where the next one does.
+        # A word that coded rows have used up is `spent` for a cycle: `place` is in the one after.
         place = Signal(range(WORD_GRANULES))
+        spent = Signal()
         size = Signal(range(WORD_GRANULES + 1))
         end = Signal(range(2 * WORD_GRANULES))
         with m.Switch(self.shape.p.kind):
@@ -172,7 +174,7 @@ class Unpack(wiring.Component):
         moved = Signal()
         m.d.comb += own.eq(self.shape.valid & ~self.shape.p.coded)
         if config.stash:
-            with m.If(self.coded.busy):
+            with m.If(self.coded.busy | spent):
                 m.d.comb += own.eq(0)
         m.d.comb += [
             straddles.eq(end > WORD_GRANULES),
@@ -186,7 +188,7 @@ class Unpack(wiring.Component):
         # are dropped if it had a part of each.
         used_up = Signal()
         m.d.comb += used_up.eq(self.shape.p.last | (end >= WORD_GRANULES))
-        m.d.comb += after_taken.eq(~word_valid | (moved & used_up))
+        m.d.comb += after_taken.eq(~word_valid | spent | (moved & used_up))
         with m.If(moved):
             m.d.sync += place.eq(Mux(self.shape.p.last, 0, end))
         with m.If(after_taken):
@@ -196,22 +198,21 @@ class Unpack(wiring.Component):
                 word_valid.eq(after_valid & ~(moved & self.shape.p.last & straddles)),
             ]
 
-        shown = self._shift(m, Cat(word, after), place)
+        shown = self._shift(m, Cat(word, after), Cat(place, spent))
         m.d.comb += self.o.p.fp32.eq(word)
         if config.stash:
             m.d.comb += self.coded.view.p.bits.eq(shown)
-            self._coded(m, place, after_taken, (word_valid, word_about),
-                        (after_valid, after_about))
+            self._coded(m, place, spent, (word_valid, word_about), (after_valid, after_about))
         return m
 
-    def _coded(self, m, place, leaves, word, after):
+    def _coded(self, m, place, spent, word, after):
         """Show what comes next in a run in a stash format."""
         coded, shape, view = self.coded, self.shape.p, self.coded.view
         word_valid, word_about = word
         after_valid, after_about = after
         most = piece_granules(self.config.n)
 
-        # Words of this run that have been asked for and have not left.
+        # Words of this run that have been asked for and are not used up.
         parts = WORD_GRANULES // self.config.beat_granules
 
         def words(beats):
@@ -230,22 +231,24 @@ class Unpack(wiring.Component):
             ahead.eq(Mux(fresh & ~shape.packed & ~dropping, words(shape.beats), kept)),
         ]
 
-        # Of the two words those of this run, and their granules.
+        # Of the words not spent those of this run, and their granules.
         none, one = ahead == 0, ahead == 1
         here, there = Signal(), Signal()
+        about = Signal(_AboutWord())
         alone = Signal(range(WORD_GRANULES + 1))
         both = Signal(range(2 * WORD_GRANULES + 1))
         enough, all_shown = Signal(), Signal()
         m.d.comb += [
-            here.eq(word_valid & ~none),
-            there.eq(here & after_valid & ~one),
-            alone.eq(granules(word_about) - place),
+            about.eq(Mux(spent, after_about, word_about)),
+            here.eq(Mux(spent, after_valid, word_valid) & ~none),
+            there.eq(here & after_valid & ~spent & ~one),
+            alone.eq(granules(about) - place),
             both.eq(alone + granules(after_about)),
             enough.eq((here & (alone >= most)) | (there & (both >= most))),
             all_shown.eq(none | (one & here) | ((ahead == 2) & there)),
             view.valid.eq(active & (enough | (all_shown & (~shape.packed | coded.exhausted)))),
             view.p.left.eq(Mux(enough, most, Mux(there, both, Mux(here, alone, 0)))),
-            view.p.spoiled.eq((here & word_about.error) | (there & after_about.error)),
+            view.p.spoiled.eq((here & about.error) | (there & after_about.error)),
         ]
 
         # The next row may need `most` granules, and all rows that are left one each.
@@ -264,25 +267,22 @@ class Unpack(wiring.Component):
         m.d.comb += end.eq((sizes.begins.replicate(bits) & (place + sizes.long))
                            | ((~sizes.begins).replicate(bits) & (place + sizes.short)))
 
-        # A word leaves when it is used up, or when the run has ended.
+        # A word is used up by its last row, or when the run has ended.
         moved = Signal()
-        leaving = Signal()
+        used_up = Signal()
         more = Signal.like(ahead)
-        later = Signal.like(ahead)
         gone = Signal()
         m.d.comb += [
             moved.eq(view.valid & view.ready),
-            leaving.eq(here & (dropping | (moved & end[-1]))),
+            used_up.eq(here & (dropping | (moved & end[-1]))),
             more.eq(ahead + words(coded.granted)),
-            later.eq(Mux(leaving, more - 1, more)),
-            gone.eq((coded.granted == 0) & Mux(leaving, one, none)),
+            gone.eq((coded.granted == 0) & Mux(used_up, one, none)),
         ]
+        m.d.sync += spent.eq(used_up)
         with m.If(active | dropping):
-            m.d.sync += kept.eq(later)
+            m.d.sync += kept.eq(Mux(used_up, more - 1, more))
         with m.If(moved):
             m.d.sync += [fresh.eq(0), place.eq(end)]
-        with m.If(leaving):
-            m.d.comb += leaves.eq(1)
         with m.If(dropping):
             m.d.sync += dropping.eq(~gone)
         with m.Elif(coded.ends):
@@ -293,7 +293,7 @@ class Unpack(wiring.Component):
         config = self.config
         parts = WORD_GRANULES // config.beat_granules
         beat = self.i.p
-        if parts == 1:
+        if parts == 1 and not config.stash:
             m.d.comb += [
                 word.eq(beat.data),
                 about.error.eq(beat.error),
@@ -325,8 +325,10 @@ class Unpack(wiring.Component):
         even = size % 2 == 0 and not self.config.stash
         far = Signal((size + (6 if even else 7)) * granule)
         near = Signal((size + (0 if even else 1)) * granule)
-        with m.Switch(place[3:5]):
-            for k in range(4):
+        # In the word after a spent one a row begins where the longest one may have ended.
+        blocks = 4 + (size + 7) // 8 if self.config.stash else 4
+        with m.Switch(place[3:]):
+            for k in range(blocks):
                 with m.Case(k):
                     m.d.comb += far.eq(words[8 * k * granule:])
         with m.Switch(place[1:3]):

@@ -141,19 +141,23 @@ class Parse(wiring.Component):
         whole = Mux(head, last_place(new_tag, n) == 0, place == last_place(tag, n))
         ends = self.last | whole
 
-        # A group begins when the codes of the last one do not suffice.
-        bitmap = Mux(head, bits[_granules(16, n) * n:][:n], bits[:n])
+        # A group begins when the codes of the last one do not suffice, and in the first row with any.
+        marks, marks_of_head = bits[:n], bits[_granules(16, n) * n:][:n]
+        bitmap = Mux(head, marks_of_head, marks)
         start = Signal(lane_bits)
         from_lane = Signal(lane_bits)
-        end = Signal(lane_bits + 1)
+        spare = Signal(lane_bits)
         begins = Signal()
+        count = ones(marks)
         m.d.comb += [
             from_lane.eq(Mux(head, 0, start)),
-            end.eq(from_lane + ones(bitmap)),
-            begins.eq(Mux(from_lane == 0, bitmap.any(), end > n)),
+            spare.eq(-start),
+            begins.eq(Mux(head, marks_of_head.any(),
+                          Cat(count > k for k in range(n)).bit_select(spare, 1))),
         ]
         with m.If(self.step):
-            m.d.sync += [head.eq(ends), place.eq(Mux(ends, 0, place + 1)), start.eq(end)]
+            m.d.sync += [head.eq(ends), place.eq(Mux(ends, 0, place + 1)),
+                         start.eq(from_lane + ones(bitmap))]
             with m.If(head):
                 m.d.sync += tag.eq(new_tag)
 
