@@ -189,8 +189,6 @@ class Unpack(wiring.Component):
         used_up = Signal()
         m.d.comb += used_up.eq(self.shape.p.last | (end >= WORD_GRANULES))
         m.d.comb += after_taken.eq(~word_valid | spent | (moved & used_up))
-        with m.If(moved):
-            m.d.sync += place.eq(Mux(self.shape.p.last, 0, end))
         with m.If(after_taken):
             m.d.sync += [
                 word.eq(after),
@@ -202,11 +200,14 @@ class Unpack(wiring.Component):
         m.d.comb += self.o.p.fp32.eq(word)
         if config.stash:
             m.d.comb += self.coded.view.p.bits.eq(shown)
-            self._coded(m, place, spent, (word_valid, word_about), (after_valid, after_about))
+            self._coded(m, place, spent, end, moved, (word_valid, word_about), (after_valid, after_about))
+        else:
+            with m.If(moved):
+                m.d.sync += place.eq(Mux(self.shape.p.last, 0, end))
         return m
 
-    def _coded(self, m, place, spent, word, after):
-        """Show what comes next in a run in a stash format."""
+    def _coded(self, m, place, spent, plain_end, plain_moved, word, after):
+        """Show what comes next in a run in a stash format; place of the next row of any run."""
         coded, shape, view = self.coded, self.shape.p, self.coded.view
         word_valid, word_about = word
         after_valid, after_about = after
@@ -221,18 +222,24 @@ class Unpack(wiring.Component):
         def granules(about):
             return about.granules if parts > 1 else Const(WORD_GRANULES, 6)
 
+        # `kept` of them, with one that is spent; that of a run before does not count.
         fresh = Signal(init=1)
         kept = Signal.like(shape.beats)
         ahead = Signal.like(shape.beats)
+        none, one, two = Signal(), Signal(), Signal()
+        begun = Signal()
         dropping = Signal()
         active = Signal()
         m.d.comb += [
             active.eq(self.shape.valid & shape.coded & ~dropping),
-            ahead.eq(Mux(fresh & ~shape.packed & ~dropping, words(shape.beats), kept)),
+            begun.eq(~fresh | shape.packed | dropping),
+            ahead.eq(Mux(begun, kept - spent, words(shape.beats))),
+            *(flag.eq(Mux(begun, Mux(spent, kept == number + 1, kept == number),
+                          words(shape.beats) == number))
+              for number, flag in enumerate((none, one, two))),
         ]
 
         # Of the words not spent those of this run, and their granules.
-        none, one = ahead == 0, ahead == 1
         here, there = Signal(), Signal()
         about = Signal(_AboutWord())
         alone = Signal(range(WORD_GRANULES + 1))
@@ -245,7 +252,7 @@ class Unpack(wiring.Component):
             alone.eq(granules(about) - place),
             both.eq(alone + granules(after_about)),
             enough.eq((here & (alone >= most)) | (there & (both >= most))),
-            all_shown.eq(none | (one & here) | ((ahead == 2) & there)),
+            all_shown.eq(none | (one & here) | (two & there)),
             view.valid.eq(active & (enough | (all_shown & (~shape.packed | coded.exhausted)))),
             view.p.left.eq(Mux(enough, most, Mux(there, both, Mux(here, alone, 0)))),
             view.p.spoiled.eq((here & about.error) | (there & after_about.error)),
@@ -259,34 +266,34 @@ class Unpack(wiring.Component):
             coded.busy.eq(dropping),
         ]
 
-        # Whether a group begins with the row is the last to be known, so there is a sum for either
-        # case. For a multiplexer of two sums synthesis would take one adder, behind the choice.
-        sizes = coded.sizes
-        end = Signal(range(2 * WORD_GRANULES))
-        bits = len(end)
-        m.d.comb += end.eq((sizes.begins.replicate(bits) & (place + sizes.long))
-                           | ((~sizes.begins).replicate(bits) & (place + sizes.short)))
+        # Whether a group begins with the row is the last to be known, so what follows is found for
+        # both its sizes. Of a multiplexer of sums synthesis would make one sum, behind the choice.
+        sizes, row_moved = coded.sizes, Signal()
+        m.d.comb += row_moved.eq(view.valid & view.ready)
+        ends = [Signal(range(2 * WORD_GRANULES), name=f"end_{name}") for name in ("long", "short")]
+        m.d.comb += [end.eq(place + size)
+                     for end, size in zip(ends, (sizes.long, sizes.short), strict=True)]
+
+        def chosen(long, short):
+            begins = sizes.begins.replicate(len(long))
+            return (begins & long) | (~begins & short)
+
+        next_place = chosen(*(Mux(shape.last, 0, Mux(shape.coded, end, plain_end)[:len(place)])
+                              for end in ends))
+        with m.If(plain_moved | row_moved | coded.ends):
+            m.d.sync += place.eq(next_place)
 
         # A word is used up by its last row, or when the run has ended.
-        moved = Signal()
-        used_up = Signal()
-        more = Signal.like(ahead)
-        gone = Signal()
-        m.d.comb += [
-            moved.eq(view.valid & view.ready),
-            used_up.eq(here & (dropping | (moved & end[-1]))),
-            more.eq(ahead + words(coded.granted)),
-            gone.eq((coded.granted == 0) & Mux(used_up, one, none)),
-        ]
-        m.d.sync += spent.eq(used_up)
-        with m.If(active | dropping):
-            m.d.sync += kept.eq(Mux(used_up, more - 1, more))
-        with m.If(moved):
-            m.d.sync += [fresh.eq(0), place.eq(end)]
-        with m.If(dropping):
-            m.d.sync += dropping.eq(~gone)
-        with m.Elif(coded.ends):
-            m.d.sync += [fresh.eq(1), place.eq(0), dropping.eq(~gone)]
+        used_up = [here & (dropping | (row_moved & end[-1])) for end in ends]
+        gone = [(coded.granted == 0) & Mux(used, one, none) for used in used_up]
+        m.d.sync += spent.eq(chosen(*used_up))
+        m.d.sync += kept.eq(Mux(active | dropping, ahead + words(coded.granted), 0))
+        with m.If(row_moved):
+            m.d.sync += fresh.eq(0)
+        with m.If(dropping | coded.ends):
+            m.d.sync += dropping.eq(~chosen(*gone))
+        with m.If(~dropping & coded.ends):
+            m.d.sync += fresh.eq(1)
 
     def _gather(self, m, word, valid, about, taken):
         """Fill ``word`` with beats; it is valid when complete or at the end of a run."""

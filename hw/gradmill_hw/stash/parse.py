@@ -141,23 +141,23 @@ class Parse(wiring.Component):
         whole = Mux(head, last_place(new_tag, n) == 0, place == last_place(tag, n))
         ends = self.last | whole
 
-        # A group begins when the codes of the last one do not suffice, and in the first row with any.
+        # A group begins when the codes of the last one do not suffice; with the first code of all.
         marks, marks_of_head = bits[:n], bits[_granules(16, n) * n:][:n]
-        bitmap = Mux(head, marks_of_head, marks)
         start = Signal(lane_bits)
-        from_lane = Signal(lane_bits)
         spare = Signal(lane_bits)
-        begins = Signal()
         count = ones(marks)
+        begins = Signal()
         m.d.comb += [
-            from_lane.eq(Mux(head, 0, start)),
             spare.eq(-start),
             begins.eq(Mux(head, marks_of_head.any(),
                           Cat(count > k for k in range(n)).bit_select(spare, 1))),
         ]
         with m.If(self.step):
-            m.d.sync += [head.eq(ends), place.eq(Mux(ends, 0, place + 1)),
-                         start.eq(from_lane + ones(bitmap))]
+            m.d.sync += [
+                head.eq(ends),
+                place.eq(Mux(ends, 0, place + 1)),
+                start.eq(Mux(head, ones(marks_of_head), start + count)),
+            ]
             with m.If(head):
                 m.d.sync += tag.eq(new_tag)
 
@@ -179,7 +179,8 @@ class Parse(wiring.Component):
             "start": lane_bits, "begins": 1, "size": range(most + 1), "left": range(most + 1)}))
         m.d.sync += [
             taken.step.eq(self.step), taken.head.eq(head), taken.place.eq(place),
-            taken.bits.eq(bits), taken.bitmap.eq(bitmap), taken.start.eq(from_lane),
+            taken.bits.eq(bits),
+            taken.bitmap.eq(Mux(head, marks_of_head, marks)), taken.start.eq(Mux(head, 0, start)),
             taken.begins.eq(begins), taken.size.eq(row_size(self.sizes)),
             taken.left.eq(self.view.left),
         ]
