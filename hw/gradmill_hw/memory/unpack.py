@@ -108,7 +108,8 @@ class Unpack(wiring.Component):
 
     Rows lie without gaps from the first bit of a run; what follows the last row up to the end of
     the run is dropped. One row per cycle as long as the beats come; one more cycle where the
-    last row of a run straddles two words. A row appears two cycles after its last beat.
+    last row of a run straddles two words, and perhaps where a run follows one in a stash format.
+    A row appears two cycles after its last beat.
 
     Of a run in a stash format it shows what comes next and is told how much of it was taken, and
     what has been asked for beyond the end is dropped, a word per cycle. Of a packed run more is
@@ -200,17 +201,20 @@ class Unpack(wiring.Component):
         m.d.comb += self.o.p.fp32.eq(word)
         if config.stash:
             m.d.comb += self.coded.view.p.bits.eq(shown)
-            self._coded(m, place, spent, end, moved, (word_valid, word_about), (after_valid, after_about))
+            self._coded(m, place, spent, (end, moved), (word_valid, word_about),
+                        (after_valid, after_about))
         else:
             with m.If(moved):
                 m.d.sync += place.eq(Mux(self.shape.p.last, 0, end))
         return m
 
-    def _coded(self, m, place, spent, plain_end, plain_moved, word, after):
-        """Show what comes next in a run in a stash format; place of the next row of any run."""
+    def _coded(self, m, place, spent, plain, word, after):
+        """Show what comes next in a run in a stash format. Go on to the place of the next row, also
+        where a row is ``plain``: not in such a format."""
         coded, shape, view = self.coded, self.shape.p, self.coded.view
         word_valid, word_about = word
         after_valid, after_about = after
+        plain_end, plain_moved = plain
         most = piece_granules(self.config.n)
 
         # Words of this run that have been asked for and are not used up.
@@ -258,13 +262,14 @@ class Unpack(wiring.Component):
             view.p.spoiled.eq((here & about.error) | (there & after_about.error)),
         ]
 
-        # The next row may need `most` granules, and all rows that are left one each.
-        m.d.comb += [
-            coded.more.eq(active & shape.packed & view.ready & ~coded.exhausted
-                          & (none | (one & (place > WORD_GRANULES - most))
-                             | (ahead * WORD_GRANULES < shape.left + place))),
-            coded.busy.eq(dropping),
-        ]
+        # The next row may need `most` granules, and all rows that are left one each. What is wanted
+        # stays so until it is granted, or the run has ended.
+        wants = Signal()
+        m.d.sync += wants.eq(
+            active & shape.packed & ~coded.ends & (coded.granted == 0) & ~coded.exhausted
+            & (none | (one & (place > WORD_GRANULES - most))
+               | (ahead * WORD_GRANULES < shape.left + place)))
+        m.d.comb += [coded.more.eq(wants & view.ready), coded.busy.eq(dropping)]
 
         # Whether a group begins with the row is the last to be known, so what follows is found for
         # both its sizes. Of a multiplexer of sums synthesis would make one sum, behind the choice.

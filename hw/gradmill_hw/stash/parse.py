@@ -163,13 +163,13 @@ class Parse(wiring.Component):
 
         # Sizes; without a bitmap both are the same.
         again = Signal(range(most + 1))
-        sizes, of_head = Signal(RowSizes(n)), _sizes_of_head(m, new_tag, n)
+        short_head, long_head = _sizes_of_head(new_tag, n)
         with m.If(info.hierarchical & ((place & group) == 0)):
             m.d.comb += again.eq(_granules(8 + GROUP // 2, n))
         m.d.comb += [
-            sizes.short.eq(again + Mux(info.packed, 1, info.planes)),
-            sizes.long.eq(again + info.packed + info.planes),
-            self.sizes.eq(Mux(head, of_head, sizes)),
+            self.sizes.short.eq(Mux(head, short_head,
+                                    again + Mux(info.packed, 1, info.planes))),
+            self.sizes.long.eq(Mux(head, long_head, again + info.packed + info.planes)),
             self.sizes.begins.eq(begins),
         ]
 
@@ -271,17 +271,14 @@ def _granules(size, n):
     return -(-size // n)
 
 
-def _sizes_of_head(m, tag, n):
-    """Sizes of the first row of a block with this tag: each of their bits is one LUT6."""
-    layout = RowSizes(n)
-    sizes = Signal(layout, name="sizes_of_head")
-    with m.Switch(tag[:6]):
-        for code in range(64):
-            entry = from_tag(code)
-            if entry is not None:
-                prefix = entry.prefix_granules(True, n)
-                long = prefix + entry.packed + entry.planes
-                with m.Case(code):
-                    m.d.comb += sizes.eq(layout.const({
-                        "short": prefix + 1 if entry.packed else long, "long": long}))
-    return sizes
+def _sizes_of_head(tag, n):
+    """Short and long size of the first row of a block: each of their bits is one LUT6 of the
+    tag."""
+    def table(size):
+        entries = [from_tag(code) for code in range(64)]
+        words = [size(entry, entry.prefix_granules(True, n)) if entry else 0 for entry in entries]
+        return Cat(Const(sum((word >> bit & 1) << code for code, word in enumerate(words)), 64)
+                   .bit_select(tag[:6], 1) for bit in range(piece_granules(n).bit_length()))
+
+    return (table(lambda entry, prefix: prefix + (1 if entry.packed else entry.planes)),
+            table(lambda entry, prefix: prefix + entry.packed + entry.planes))
