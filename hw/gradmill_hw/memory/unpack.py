@@ -197,7 +197,7 @@ class Unpack(wiring.Component):
                 word_valid.eq(after_valid & ~(moved & self.shape.p.last & straddles)),
             ]
 
-        shown = self._shift(m, Cat(word, after), Cat(place, spent))
+        shown = self._shift(m, Cat(word, after), Cat(place, spent) if config.stash else place)
         m.d.comb += self.o.p.fp32.eq(word)
         if config.stash:
             m.d.comb += self.coded.view.p.bits.eq(shown)
