@@ -156,7 +156,10 @@ class Unpack(wiring.Component):
         after_valid = Signal()
         after_about = Signal(_AboutWord())
         after_taken = Signal()
-        self._gather(m, after, after_valid, after_about, after_taken)
+        if config.stash:
+            self._gather_ahead(m, after, after_valid, after_about, after_taken)
+        else:
+            self._gather(m, after, after_valid, after_about, after_taken)
 
         # `place` is the granule of the word where the row begins, `end` where the next one does.
         # A word that coded rows have used up is `spent` for a cycle: `place` is in the one after.
@@ -300,12 +303,21 @@ class Unpack(wiring.Component):
         with m.If(~dropping & coded.ends):
             m.d.sync += fresh.eq(1)
 
+    def _gather_ahead(self, m, word, valid, about, taken):
+        """Fill the register ``word`` with words that are gathered before it is taken."""
+        gathered, gathered_valid = Signal.like(word), Signal()
+        gathered_about, moves = Signal.like(about), Signal()
+        self._gather(m, gathered, gathered_valid, gathered_about, moves)
+        m.d.comb += moves.eq(~valid | taken)
+        with m.If(moves):
+            m.d.sync += [word.eq(gathered), about.eq(gathered_about), valid.eq(gathered_valid)]
+
     def _gather(self, m, word, valid, about, taken):
         """Fill ``word`` with beats; it is valid when complete or at the end of a run."""
         config = self.config
         parts = WORD_GRANULES // config.beat_granules
         beat = self.i.p
-        if parts == 1 and not config.stash:
+        if parts == 1:
             m.d.comb += [
                 word.eq(beat.data),
                 about.error.eq(beat.error),
