@@ -50,7 +50,7 @@ class _Latencies:
     load:          int = 14  # command to request, and last beat to the on-chip memory
     store:         int = 18  # command to the first beat on the bus, and response to the end
     encode:        int = 48  # of the stash codec, beside what :func:`encoder_cycles` says
-    decode:        int = 13  # of the stash codec, beyond a tile of rows
+    decode:        int = 15  # of the stash codec, beyond a tile of rows
     check:         int = 14  # of a transfer, of one side of a copy
     link:          int = 9   # from the sender's memory to the receiver's
     credits:       int = 16  # rows that a sender is ahead of the receiver

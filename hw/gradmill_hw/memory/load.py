@@ -274,7 +274,7 @@ class Load(wiring.Component):
             want.draws.eq(row.run.stochastic), want.layer.eq(row.run.layer),
             want.index.eq(row.run.number), want.last.eq(row.last),
             ahead.o.ready.eq(Mux(coded, decoder.wanted.ready, unpack.shape.ready)),
-            unpack.coded.size.eq(decoder.size), unpack.coded.ends.eq(decoder.ends),
+            unpack.coded.sizes.eq(decoder.sizes), unpack.coded.ends.eq(decoder.ends),
             pieces.more.eq(unpack.coded.more), unpack.coded.granted.eq(pieces.granted),
             unpack.coded.exhausted.eq(pieces.exhausted),
             pieces.ended.eq(decoder.ends & row.run.packed),

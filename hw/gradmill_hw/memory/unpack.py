@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..isa import Kind
 from ..stash.formats import READ_BEATS, piece_granules
-from ..stash.parse import View
+from ..stash.parse import RowSizes, View
 from .axi_reader import ReadBeat
 from .bursts import beats_bits
 from .ports import ROW_ADDRESS_BITS
@@ -51,7 +51,7 @@ class Views(wiring.Signature):
     -------
     view : Out(stream.Signature(View(n)))
         The next granules.
-    size, ends : In
+    sizes, ends : In
         As of :class:`~gradmill_hw.stash.decoder.Decoder`.
     more : Out(1)
         The run is packed, and its rows may or will need granules that have not been asked for.
@@ -66,7 +66,7 @@ class Views(wiring.Signature):
     def __init__(self, config):
         super().__init__({
             "view": Out(stream.Signature(View(config.n))),
-            "size": In(range(piece_granules(config.n) + 1)), "ends": In(1),
+            "sizes": In(RowSizes(config.n)), "ends": In(1),
             "more": Out(1), "granted": In(range(READ_BEATS + 1)), "exhausted": In(1),
             "busy": Out(1),
         })
@@ -108,7 +108,8 @@ class Unpack(wiring.Component):
 
     Rows lie without gaps from the first bit of a run; what follows the last row up to the end of
     the run is dropped. One row per cycle as long as the beats come; one more cycle where the
-    last row of a run straddles two words. A row appears two cycles after its last beat.
+    last row of a run straddles two words, and perhaps where a run follows one in a stash format.
+    A row appears two cycles after its last beat.
 
     Of a run in a stash format it shows what comes next and is told how much of it was taken, and
     what has been asked for beyond the end is dropped, a word per cycle. Of a packed run more is
@@ -155,19 +156,21 @@ class Unpack(wiring.Component):
         after_valid = Signal()
         after_about = Signal(_AboutWord())
         after_taken = Signal()
-        self._gather(m, after, after_valid, after_about, after_taken)
+        if config.stash:
+            self._gather_ahead(m, after, after_valid, after_about, after_taken)
+        else:
+            self._gather(m, after, after_valid, after_about, after_taken)
 
         # `place` is the granule of the word where the row begins, `end` where the next one does.
+        # A word that coded rows have used up is `spent` for a cycle: `place` is in the one after.
         place = Signal(range(WORD_GRANULES))
+        spent = Signal()
         size = Signal(range(WORD_GRANULES + 1))
         end = Signal(range(2 * WORD_GRANULES))
         with m.Switch(self.shape.p.kind):
             for kind in Kind:
                 with m.Case(kind):
                     m.d.comb += size.eq(config.row_granules(kind.name.lower()))
-        if config.stash:
-            with m.If(self.shape.p.coded):
-                m.d.comb += size.eq(self.coded.size)
         m.d.comb += end.eq(place + size)
 
         own = Signal()
@@ -175,7 +178,7 @@ class Unpack(wiring.Component):
         moved = Signal()
         m.d.comb += own.eq(self.shape.valid & ~self.shape.p.coded)
         if config.stash:
-            with m.If(self.coded.busy):
+            with m.If(self.coded.busy | spent):
                 m.d.comb += own.eq(0)
         m.d.comb += [
             straddles.eq(end > WORD_GRANULES),
@@ -189,9 +192,7 @@ class Unpack(wiring.Component):
         # are dropped if it had a part of each.
         used_up = Signal()
         m.d.comb += used_up.eq(self.shape.p.last | (end >= WORD_GRANULES))
-        m.d.comb += after_taken.eq(~word_valid | (moved & used_up))
-        with m.If(moved):
-            m.d.sync += place.eq(Mux(self.shape.p.last, 0, end))
+        m.d.comb += after_taken.eq(~word_valid | spent | (moved & used_up))
         with m.If(after_taken):
             m.d.sync += [
                 word.eq(after),
@@ -199,77 +200,117 @@ class Unpack(wiring.Component):
                 word_valid.eq(after_valid & ~(moved & self.shape.p.last & straddles)),
             ]
 
-        shown = self._shift(m, Cat(word, after), place)
+        shown = self._shift(m, Cat(word, after), Cat(place, spent) if config.stash else place)
         m.d.comb += self.o.p.fp32.eq(word)
         if config.stash:
             m.d.comb += self.coded.view.p.bits.eq(shown)
-            self._coded(m, place, end, after_taken, (word_valid, word_about),
+            self._coded(m, place, spent, (end, moved), (word_valid, word_about),
                         (after_valid, after_about))
+        else:
+            with m.If(moved):
+                m.d.sync += place.eq(Mux(self.shape.p.last, 0, end))
         return m
 
-    def _coded(self, m, place, end, leaves, word, after):
-        """Show what comes next in a run in a stash format."""
+    def _coded(self, m, place, spent, plain, word, after):
+        """Show what comes next in a run in a stash format. Go on to the place of the next row, also
+        where a row is ``plain``: not in such a format."""
         coded, shape, view = self.coded, self.shape.p, self.coded.view
         word_valid, word_about = word
         after_valid, after_about = after
+        plain_end, plain_moved = plain
         most = piece_granules(self.config.n)
 
-        # Words of this run that have been asked for and have not left.
+        # Words of this run that have been asked for and are not used up.
         parts = WORD_GRANULES // self.config.beat_granules
 
         def words(beats):
             return (beats + (parts - 1)) >> parts.bit_length() - 1
 
+        def granules(about):
+            return about.granules if parts > 1 else Const(WORD_GRANULES, 6)
+
+        # `kept` of them, with one that is spent; that of a run before does not count.
         fresh = Signal(init=1)
         kept = Signal.like(shape.beats)
         ahead = Signal.like(shape.beats)
+        none, one, two = Signal(), Signal(), Signal()
+        begun = Signal()
         dropping = Signal()
         active = Signal()
         m.d.comb += [
             active.eq(self.shape.valid & shape.coded & ~dropping),
-            ahead.eq(Mux(fresh & ~shape.packed & ~dropping, words(shape.beats), kept)),
+            begun.eq(~fresh | shape.packed | dropping),
+            ahead.eq(Mux(begun, kept - spent, words(shape.beats))),
+            *(flag.eq(Mux(begun, Mux(spent, kept == number + 1, kept == number),
+                          words(shape.beats) == number))
+              for number, flag in enumerate((none, one, two))),
         ]
 
-        # Of the two words those of this run, and their granules.
+        # Of the words not spent those of this run, and their granules.
         here, there = Signal(), Signal()
+        about = Signal(_AboutWord())
+        alone = Signal(range(WORD_GRANULES + 1))
+        both = Signal(range(2 * WORD_GRANULES + 1))
         enough, all_shown = Signal(), Signal()
-        left = Signal(range(2 * WORD_GRANULES + 1))
-        needed = Signal.like(shape.left)
         m.d.comb += [
-            here.eq(word_valid & (ahead != 0)),
-            there.eq(here & after_valid & (ahead != 1)),
-            left.eq(Mux(here, word_about.granules - place, 0)
-                    + Mux(there, after_about.granules, 0)),
-            enough.eq(left >= most),
-            all_shown.eq(ahead == here + there),
+            about.eq(Mux(spent, after_about, word_about)),
+            here.eq(Mux(spent, after_valid, word_valid) & ~none),
+            there.eq(here & after_valid & ~spent & ~one),
+            alone.eq(granules(about) - place),
+            both.eq(alone + granules(after_about)),
+            enough.eq((here & (alone >= most)) | (there & (both >= most))),
+            all_shown.eq(none | (one & here) | (two & there)),
             view.valid.eq(active & (enough | (all_shown & (~shape.packed | coded.exhausted)))),
-            view.p.left.eq(Mux(enough, most, left)),
-            view.p.spoiled.eq((here & word_about.error) | (there & after_about.error)),
-            needed.eq(Mux(shape.left > most, shape.left, most)),
-            coded.more.eq(active & shape.packed & view.ready & ~coded.exhausted
-                          & (ahead * WORD_GRANULES < needed + place)),
-            coded.busy.eq(dropping),
+            view.p.left.eq(Mux(enough, most, Mux(there, both, Mux(here, alone, 0)))),
+            view.p.spoiled.eq((here & about.error) | (there & after_about.error)),
         ]
 
-        # A word leaves when it is used up, or when the run has ended.
-        moved = Signal()
-        leaving = Signal()
-        later = Signal.like(ahead)
-        m.d.comb += [
-            moved.eq(view.valid & view.ready),
-            leaving.eq(here & (dropping | (moved & (end >= WORD_GRANULES)))),
-            later.eq(ahead + words(coded.granted) - leaving),
-        ]
-        with m.If(active | dropping):
-            m.d.sync += kept.eq(later)
-        with m.If(moved):
-            m.d.sync += [fresh.eq(0), place.eq(end)]
-        with m.If(leaving):
-            m.d.comb += leaves.eq(1)
-        with m.If(dropping):
-            m.d.sync += dropping.eq(later != 0)
-        with m.Elif(coded.ends):
-            m.d.sync += [fresh.eq(1), place.eq(0), dropping.eq(later != 0)]
+        # The next row may need `most` granules, and all rows that are left one each. What is wanted
+        # stays so until it is granted, or the run has ended.
+        wants = Signal()
+        m.d.sync += wants.eq(
+            active & shape.packed & ~coded.ends & (coded.granted == 0) & ~coded.exhausted
+            & (none | (one & (place > WORD_GRANULES - most))
+               | (ahead * WORD_GRANULES < shape.left + place)))
+        m.d.comb += [coded.more.eq(wants & view.ready), coded.busy.eq(dropping)]
+
+        # Whether a group begins with the row is the last to be known, so what follows is found for
+        # both its sizes. Of a multiplexer of sums synthesis would make one sum, behind the choice.
+        sizes, row_moved = coded.sizes, Signal()
+        m.d.comb += row_moved.eq(view.valid & view.ready)
+        ends = [Signal(range(2 * WORD_GRANULES), name=f"end_{name}") for name in ("long", "short")]
+        m.d.comb += [end.eq(place + size)
+                     for end, size in zip(ends, (sizes.long, sizes.short), strict=True)]
+
+        def chosen(long, short):
+            begins = sizes.begins.replicate(len(long))
+            return (begins & long) | (~begins & short)
+
+        next_place = chosen(*(Mux(shape.last, 0, Mux(shape.coded, end, plain_end)[:len(place)])
+                              for end in ends))
+        with m.If(plain_moved | row_moved | coded.ends):
+            m.d.sync += place.eq(next_place)
+
+        # A word is used up by its last row, or when the run has ended.
+        used_up = [here & (dropping | (row_moved & end[-1])) for end in ends]
+        gone = [(coded.granted == 0) & Mux(used, one, none) for used in used_up]
+        m.d.sync += spent.eq(chosen(*used_up))
+        m.d.sync += kept.eq(Mux(active | dropping, ahead + words(coded.granted), 0))
+        with m.If(row_moved):
+            m.d.sync += fresh.eq(0)
+        with m.If(dropping | coded.ends):
+            m.d.sync += dropping.eq(~chosen(*gone))
+        with m.If(~dropping & coded.ends):
+            m.d.sync += fresh.eq(1)
+
+    def _gather_ahead(self, m, word, valid, about, taken):
+        """Fill the register ``word`` with words that are gathered before it is taken."""
+        gathered, gathered_valid = Signal.like(word), Signal()
+        gathered_about, moves = Signal.like(about), Signal()
+        self._gather(m, gathered, gathered_valid, gathered_about, moves)
+        m.d.comb += moves.eq(~valid | taken)
+        with m.If(moves):
+            m.d.sync += [word.eq(gathered), about.eq(gathered_about), valid.eq(gathered_valid)]
 
     def _gather(self, m, word, valid, about, taken):
         """Fill ``word`` with beats; it is valid when complete or at the end of a run."""
@@ -308,8 +349,10 @@ class Unpack(wiring.Component):
         even = size % 2 == 0 and not self.config.stash
         far = Signal((size + (6 if even else 7)) * granule)
         near = Signal((size + (0 if even else 1)) * granule)
-        with m.Switch(place[3:5]):
-            for k in range(4):
+        # In the word after a spent one a row begins where the longest one may have ended.
+        blocks = 4 + (size + 7) // 8 if self.config.stash else 4
+        with m.Switch(place[3:]):
+            for k in range(blocks):
                 with m.Case(k):
                     m.d.comb += far.eq(words[8 * k * granule:])
         with m.Switch(place[1:3]):

@@ -11,7 +11,7 @@ from .block_ring import BlockRing
 from .elements_model import DECODE_STREAM
 from .expand import Expand, ExpandedRow
 from .formats import piece_granules
-from .parse import Parse, View
+from .parse import Parse, RowSizes, View, row_size
 from .tag import decode_tag
 from .widen import DecodeEntry, Widen
 
@@ -76,6 +76,8 @@ class Decoder(wiring.Component):
     size : Out(range(W + 1))
         With a transfer of ``i``: granules that it takes; the next view begins behind them. Of a
         corrupted row more than there are, perhaps; nothing is read of that run any more.
+    sizes : Out(RowSizes(n))
+        From these follows ``size``; earlier than it.
     ends : Out(1)
         The last row of the run is taken, perhaps without a transfer: the next view is that of the
         next run.
@@ -93,7 +95,8 @@ class Decoder(wiring.Component):
         super().__init__({
             "seed": In(32), "step": In(32),
             "i": In(stream.Signature(View(n))), "size": Out(range(piece_granules(n) + 1)),
-            "ends": Out(1), "wanted": In(stream.Signature(RowToDecode())),
+            "sizes": Out(RowSizes(n)), "ends": Out(1),
+            "wanted": In(stream.Signature(RowToDecode())),
             "entry_valid": In(1), "entry": In(DecodeEntry()),
             "o": Out(stream.Signature(DecodedRow(config))),
         })
@@ -116,7 +119,8 @@ class Decoder(wiring.Component):
             step.eq(self.wanted.valid & tile.room & (self.i.valid | failed)),
             self.wanted.ready.eq(step),
             self.i.ready.eq(self.wanted.valid & tile.room & ~failed),
-            self.size.eq(parse.size),
+            self.sizes.eq(parse.sizes),
+            self.size.eq(row_size(parse.sizes)),
             # A row proves corrupted in the cycle after its step.
             failed.eq(stuck | (open_step & parse.broken)),
             self.ends.eq(step & wanted.last),

@@ -5,13 +5,16 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .assemble import OUTLIERS
-from .formats import GROUP, HIGH_BITS, INDEX_BITS, piece_granules
+from .formats import GROUP, HIGH_BITS, INDEX_BITS, from_tag, piece_granules
 from .ones import ones
 from .quantise import CODE_WIDTH
 from .tag import TagInfo, decode_tag, last_place
 
 
-__all__ = ["Parse", "ParsedRow", "View"]
+__all__ = ["Parse", "ParsedRow", "RowSizes", "View", "row_size"]
+
+#: Bits of an entry in the list of outliers.
+_LIST_BITS = INDEX_BITS + HIGH_BITS
 
 
 class View(data.StructLayout):
@@ -30,6 +33,27 @@ class View(data.StructLayout):
     def __init__(self, n):
         most = piece_granules(n)
         super().__init__({"bits": most * n, "left": range(most + 1), "spoiled": 1})
+
+
+class RowSizes(data.StructLayout):
+    """Granules that a row has; :func:`row_size` says which of the two it is.
+
+    Members
+    -------
+    short, long : range(W + 1)
+        Its size without and with a group of codes.
+    begins : 1
+        A group begins with it.
+    """
+
+    def __init__(self, n):
+        most = piece_granules(n)
+        super().__init__({"short": range(most + 1), "long": range(most + 1), "begins": 1})
+
+
+def row_size(sizes):
+    """Size of a row from its :class:`RowSizes`."""
+    return Mux(sizes.begins, sizes.long, sizes.short)
 
 
 class ParsedRow(data.StructLayout):
@@ -68,6 +92,10 @@ class ParsedRow(data.StructLayout):
 class Parse(wiring.Component):
     """Follows the blocks of a run, row by row.
 
+    Where the next row begins is known in the cycle of this one: the size of a row that heads a
+    block is a table of its tag, that of the others follows from the tag that is kept, and whether
+    its bitmap begins a group only chooses between two sizes. Everything else is found afterwards.
+
     Parameters
     ----------
     n : int
@@ -80,22 +108,21 @@ class Parse(wiring.Component):
     last : In(1)
         It is the last one of its run.
     view : In(View(n))
-    size : Out(range(W + 1))
+    sizes : Out(RowSizes(n))
         Granules of the row in ``view``.
     broken : Out(1)
         There was no such row in the last cycle: the tag is no format, or the run ends before.
     o_row : Out(ParsedRow(n))
-        The row that was taken 2 cycles ago.
+        The row that was taken 3 cycles ago.
     """
 
-    latency = 2
+    latency = 3
 
     def __init__(self, n):
         self.n = n
-        most = piece_granules(n)
         super().__init__({
             "step": In(1), "last": In(1), "view": In(View(n)),
-            "size": Out(range(most + 1)), "broken": Out(1), "o_row": Out(ParsedRow(n)),
+            "sizes": Out(RowSizes(n)), "broken": Out(1), "o_row": Out(ParsedRow(n)),
         })
 
     def elaborate(self, platform):
@@ -103,80 +130,102 @@ class Parse(wiring.Component):
         n, bits = self.n, self.view.bits
         most = piece_granules(n)
         lane_bits = n.bit_length() - 1
+        group = GROUP // n - 1
 
-        def granules(size):
-            return -(-size // n)
-
-        # The tag stands in the first row; place of the row in its block, and in its group.
+        # The tag stands in the first row. Place of the row in its block.
         place = Signal(range(128 // n))
         head = Signal(init=1)
-        first = Signal()
-        kept_tag = Signal(8)
         tag = Signal(8)
         info = decode_tag(m, tag, "info")
-        group = GROUP // n - 1
-        m.d.comb += [
-            tag.eq(Mux(head, bits[:8], kept_tag)),
-            first.eq(head | (info.hierarchical & ((place & group) == 0))),
-        ]
+        new_tag = bits[:8]
+        whole = Mux(head, last_place(new_tag, n) == 0, place == last_place(tag, n))
+        ends = self.last | whole
 
-        # Prefix, bitmap, planes: where they are and how long.
-        list_bits = INDEX_BITS + HIGH_BITS
-        prefix = Signal(range(most + 1))
-        with m.If(first & info.hierarchical):
-            m.d.comb += prefix.eq(Mux(head, granules(8 + 8 + GROUP // 2),
-                                      granules(8 + GROUP // 2)))
-        with m.Elif(head & info.outlier):
-            m.d.comb += prefix.eq(Mux(info.four, granules(24 + 4 * list_bits),
-                                      granules(24 + 2 * list_bits)))
-        with m.Elif(head):
-            m.d.comb += prefix.eq(Mux(info.exponent, granules(16), granules(8)))
-        bitmap = Signal(n)
-        m.d.comb += bitmap.eq(Mux(head, bits[granules(16) * n:][:n], bits[:n])
-                              | (~info.packed).replicate(n))
-        offset = Signal(range(most + 1))
-        m.d.comb += offset.eq(prefix + info.packed)
-
-        # A group begins when the codes of the last one do not suffice.
+        # A group begins when the codes of the last one do not suffice; with the first code of all.
+        marks, marks_of_head = bits[:n], bits[_granules(16, n) * n:][:n]
         start = Signal(lane_bits)
-        from_lane = Signal(lane_bits)
-        end = Signal(lane_bits + 1)
+        spare = Signal(lane_bits)
+        count = ones(marks)
         begins = Signal()
         m.d.comb += [
-            from_lane.eq(Mux(head, 0, start)),
-            end.eq(from_lane + ones(bitmap)),
-            begins.eq(Mux(from_lane == 0, bitmap.any(), end > n)),
-            self.size.eq(offset + Mux(begins, info.planes, 0)),
+            spare.eq(-start),
+            begins.eq(Mux(head, marks_of_head.any(),
+                          Cat(count > k for k in range(n)).bit_select(spare, 1))),
         ]
-        size = Signal.like(self.size)
-        left = Signal.like(self.view.left)
-        legal = Signal()
-        m.d.sync += [size.eq(self.size), left.eq(self.view.left), legal.eq(info.legal)]
-        m.d.comb += self.broken.eq(~legal | (size > left))
-        ends = self.last | (place == last_place(tag, n))
         with m.If(self.step):
             m.d.sync += [
                 head.eq(ends),
                 place.eq(Mux(ends, 0, place + 1)),
-                kept_tag.eq(tag),
-                start.eq(end),
+                start.eq(Mux(head, ones(marks_of_head), start + count)),
             ]
+            with m.If(head):
+                m.d.sync += tag.eq(new_tag)
+
+        # Sizes; without a bitmap both are the same.
+        again = Signal(range(most + 1))
+        short_head, long_head = _sizes_of_head(new_tag, n)
+        with m.If(info.hierarchical & ((place & group) == 0)):
+            m.d.comb += again.eq(_granules(8 + GROUP // 2, n))
+        m.d.comb += [
+            self.sizes.short.eq(Mux(head, short_head,
+                                    again + Mux(info.packed, 1, info.planes))),
+            self.sizes.long.eq(Mux(head, long_head, again + info.packed + info.planes)),
+            self.sizes.begins.eq(begins),
+        ]
+
+        # From here on the row that was taken in the last cycle; `tag` is now its own.
+        taken = Signal(data.StructLayout({
+            "step": 1, "head": 1, "place": place.shape(), "bits": most * n, "bitmap": n,
+            "start": lane_bits, "begins": 1, "size": range(most + 1), "left": range(most + 1)}))
+        m.d.sync += [
+            taken.step.eq(self.step), taken.head.eq(head), taken.place.eq(place),
+            taken.bits.eq(bits),
+            taken.bitmap.eq(Mux(head, marks_of_head, marks)), taken.start.eq(Mux(head, 0, start)),
+            taken.begins.eq(begins), taken.size.eq(row_size(self.sizes)),
+            taken.left.eq(self.view.left),
+        ]
+        m.d.comb += self.broken.eq(~info.legal | (taken.size > taken.left))
+        self._fields(m, taken, info, tag)
+        return m
+
+    def _fields(self, m, taken, info, tag):
+        """Cut the row that was taken into its fields, in two cycles."""
+        n, bits, head, place = self.n, taken.bits, taken.head, taken.place
+        most = piece_granules(n)
+        lane_bits = n.bit_length() - 1
+        group = GROUP // n - 1
+
+        # Prefix, bitmap, planes: where they are and how long.
+        first = head | (info.hierarchical & ((place & group) == 0))
+        prefix = Signal(range(most + 1))
+        with m.If(first & info.hierarchical):
+            m.d.comb += prefix.eq(Mux(head, _granules(8 + 8 + GROUP // 2, n),
+                                      _granules(8 + GROUP // 2, n)))
+        with m.Elif(head & info.outlier):
+            m.d.comb += prefix.eq(Mux(info.four, _granules(24 + 4 * _LIST_BITS, n),
+                                      _granules(24 + 2 * _LIST_BITS, n)))
+        with m.Elif(head):
+            m.d.comb += prefix.eq(Mux(info.exponent, _granules(16, n), _granules(8, n)))
+        offset = Signal(range(most + 1))
+        m.d.comb += offset.eq(prefix + info.packed)
 
         # First cycle: fields and planes.
         got = Signal(ParsedRow(n))
         m.d.sync += [
-            got.begins.eq(begins), got.bitmap.eq(bitmap), got.start.eq(from_lane),
+            got.begins.eq(taken.begins | ~info.packed),
+            got.bitmap.eq(taken.bitmap | (~info.packed).replicate(n)),
+            got.start.eq(Mux(info.packed, taken.start, 0)),
             got.info.eq(info), got.tag.eq(tag),
         ]
         entries = Signal(data.ArrayLayout(
             data.StructLayout({"index": INDEX_BITS, "high": HIGH_BITS}), OUTLIERS))
         here = Signal.like(place)
         m.d.sync += here.eq(place)
-        with m.If(self.step & first):
+        with m.If(taken.step & first):
             m.d.sync += [
                 got.exponent.eq(Mux(head, bits[8:16], bits[:8])),
                 got.second.eq(Mux(head, bits[16:24], bits[8:16])),
-                entries.eq(bits[24:24 + 4 * list_bits]),
+                entries.eq(bits[24:24 + 4 * _LIST_BITS]),
             ]
         four = Signal()
         m.d.sync += four.eq(info.four)
@@ -215,3 +264,21 @@ class Parse(wiring.Component):
                 self.o_row.high[lane].eq(high & active.replicate(HIGH_BITS)),
             ]
         return m
+
+
+def _granules(size, n):
+    """Granules of a field of so many bits."""
+    return -(-size // n)
+
+
+def _sizes_of_head(tag, n):
+    """Short and long size of the first row of a block: each of their bits is one LUT6 of the
+    tag."""
+    def table(size):
+        entries = [from_tag(code) for code in range(64)]
+        words = [size(entry, entry.prefix_granules(True, n)) if entry else 0 for entry in entries]
+        return Cat(Const(sum((word >> bit & 1) << code for code, word in enumerate(words)), 64)
+                   .bit_select(tag[:6], 1) for bit in range(piece_granules(n).bit_length()))
+
+    return (table(lambda entry, prefix: prefix + (1 if entry.packed else entry.planes)),
+            table(lambda entry, prefix: prefix + entry.packed + entry.planes))
