@@ -184,5 +184,5 @@ def _draw(curves):
                  xlabel="fast memory, % of the activations")
         axes.legend()
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(PICTURE, facecolor="white")
+        figure.savefig(PICTURE, facecolor="white", metadata={"Date": None})
     return PICTURE
