@@ -1,8 +1,9 @@
 """Stash formats: bits per stored value against gradient and accuracy, paired seeds.
 
-``make bench-stash`` or ``python -m bench.stash``. Every run is one line of build/bench/stash.jsonl;
-a run that has its line is not repeated, so the study can be stopped and continued at any time. At
-the end docs/stash-study.md and docs/images/stash-study.svg are written from all lines there are.
+``make bench-stash`` or ``python -m bench.stash``. Every run is one line of docs/stash-study.jsonl;
+a run that has its line is not repeated, so the study can be stopped and continued at any time, by
+anyone. When all have, docs/stash-study.md and docs/images/stash-study.svg are written from them.
+To make a run again, delete its line.
 
 Runs are on the emulator, which has the bits of the RTL; ``--rtl`` compares some of them with it.
 On-chip memories are larger than those of ``sim``, so that a sub-minibatch is a whole virtual
@@ -11,7 +12,10 @@ minibatch: the same formats and counters from fewer and larger instructions.
 
 import argparse
 import json
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +31,7 @@ from . import stash_report
 
 
 CONFIG = TILE.replace(stash=True, tensor_rows=32768, acc_rows=32768, mask_rows=16384)
-LINES = Path("build/bench/stash.jsonl")
+LINES = Path("docs/stash-study.jsonl")
 SEEDS = range(5)
 BATCH = 128
 #: Task -> data set, epochs, learning rate.
@@ -79,11 +83,15 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m bench.stash", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true",
-                        help="one seed and one epoch of digits, into stash-quick.jsonl")
+                        help="one seed and one epoch of digits, into build/bench/")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--only", nargs="*", metavar="WORD", default=[""],
                         help="formats whose label has one of these words")
-    parser.add_argument("--minutes", type=float, help="stop after about so long")
+    parser.add_argument("--minutes", type=float, help="begin no more runs after so long")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
+                        help="runs at a time (default: %(default)s)")
+    parser.add_argument("--page", action="store_true",
+                        help="write page and picture from the lines there are, run nothing")
     parser.add_argument("--rtl", action="store_true",
                         help="instead: train a little on the RTL and compare every bit")
     options = parser.parse_args()
@@ -91,17 +99,30 @@ def main():
     if options.rtl:
         spot_check(console)
         return
-    lines = LINES.with_name("stash-quick.jsonl") if options.quick else LINES
+    if options.page:
+        _write_page(console, read(LINES))
+        return
+    lines = Path("build/bench/stash-quick.jsonl") if options.quick else LINES
     tasks = {task: TASKS[task] for task in options.tasks}
     if options.quick:
         tasks = {"digits": ("digits", 1, 0.15)}
     seeds = SEEDS[:1] if options.quick else SEEDS
     labels = [label for label in ENTRIES
               if label == "none" or any(word in label for word in options.only)]
-    study(console, lines, tasks, seeds, labels, options.minutes)
-    if not options.quick:
-        stash_report.write(read(lines), ENTRIES)
-        console.print("wrote docs/stash-study.md and docs/images/stash-study.svg")
+    study(console, lines, tasks, seeds, labels, options.minutes, options.workers)
+    if options.quick:
+        return
+    missing = len(_missing(read(lines), TASKS, SEEDS, ENTRIES))
+    if missing:
+        console.print(f"{missing} runs have no line yet: run this again, or with --page write "
+                      "docs/stash-study.md from those that have")
+    else:
+        _write_page(console, read(lines))
+
+
+def _write_page(console, found):
+    stash_report.write(found, ENTRIES)
+    console.print("wrote docs/stash-study.md and docs/images/stash-study.svg")
 
 
 def read(lines):
@@ -109,27 +130,51 @@ def read(lines):
     return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
 
 
-def study(console, lines, tasks, seeds, labels, minutes):
-    """Make the runs that have no line yet."""
+def _missing(found, tasks, seeds, labels):
+    """``(kind, task, label, seed)`` of runs without a line."""
     wanted = [("qsnr", None, label, 0) for label in labels]
     wanted += [("gradient", task, label, 0) for task in tasks for label in labels
                if task != "digits, long"]
     wanted += [("training", task, label, seed) for seed in seeds for task in tasks
                for label in labels if task != "digits, long" or label in ADAPTING]
-    done = {(line["kind"], line["task"], line["label"], line["seed"]) for line in read(lines)}
+    done = {(line["kind"], line["task"], line["label"], line["seed"]) for line in found}
+    return [key for key in wanted if key not in done]
+
+
+def study(console, lines, tasks, seeds, labels, minutes=None, workers=1):
+    """Make the runs that have no line yet, ``workers`` at a time."""
+    missing = _missing(read(lines), tasks, seeds, labels)
     lines.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    for kind, task, label, seed in track([key for key in wanted if key not in done], "runs",
-                                         console=console):
-        if minutes and time.monotonic() - began > 60 * minutes:
-            break
-        started = time.monotonic()
-        found = {"qsnr": _qsnr, "gradient": _gradient, "training": _training}[kind](
-            ENTRIES[label], task and tasks[task], seed)
-        entry = {"kind": kind, "task": task, "label": label, "seed": seed, **found,
-                 "seconds": round(time.monotonic() - started, 1)}
-        with lines.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+    ends = time.monotonic() + 60 * minutes if minutes else float("inf")
+    with _each(workers) as each:
+        for entry in track(each(_entry, [(key, tasks.get(key[1]), ends) for key in missing]),
+                           "runs", total=len(missing), console=console):
+            if entry is not None:
+                with lines.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+
+
+@contextmanager
+def _each(workers):
+    """``each(function, arguments)``: results as they come, of ``workers`` processes."""
+    if workers == 1:
+        yield lambda function, arguments: (function(*own) for own in arguments)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield lambda function, arguments: (future.result() for future in as_completed(
+            [pool.submit(function, *own) for own in arguments]))
+
+
+def _entry(key, task, ends):
+    """Line of a run; none if it would begin too late."""
+    kind, name, label, seed = key
+    started = time.monotonic()
+    if started > ends:
+        return None
+    found = {"qsnr": _qsnr, "gradient": _gradient, "training": _training}[kind](
+        ENTRIES[label], task, seed)
+    return {"kind": kind, "task": name, "label": label, "seed": seed, **found,
+            "seconds": round(time.monotonic() - started, 1)}
 
 
 def _trainer(job, device, stash, lr, seed):

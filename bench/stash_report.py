@@ -16,14 +16,14 @@ _COLOURS = {"digits": "#4178be", "mnist": "#e8912d", "mnist1d": "#2f9e8f"}
 #: The run in which formats adapt, and the widest of them.
 _LONG, _WIDEST = "digits, long", "ubfp(4)/64, stochastic"
 #: Encoder and decoder with all formats, n = 8, of docs/stash-formats.md.
-_LUTS, _LANES = 3368 + 2226, 8
+_LUTS, _LANES = 3368 + 2175, 8
 
 _HEAD = """\
 # Which stash format for which loss
 
 `make bench-stash` makes every number here; it appends a line for each run to
-`build/bench/stash.jsonl`, goes on where it was stopped, and writes this page. Runs are on the
-emulator, which has the bits of the RTL (`python -m bench.stash --rtl` compares them).
+`docs/stash-study.jsonl`, goes on where it was stopped, and at the end writes this page. Runs are on
+the emulator, which has the bits of the RTL (`python -m bench.stash --rtl` compares them).
 
 Networks are 64-128-10 (digits), 196-64-64-10 (mnist) and 40-100-100-10 (mnist1d), with ReLU; SGD
 with momentum 0.9, B = M = 128; epochs: {epochs}. The input

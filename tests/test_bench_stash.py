@@ -123,8 +123,7 @@ def test_runs_that_have_their_line_are_not_repeated(tmp_path, monkeypatch):
     lines = tmp_path / "deep" / "lines.jsonl"
 
     def study(labels, seeds):
-        stash.study(Console(quiet=True), lines, {"digits": ("digits", 1, 0.1)}, seeds, labels,
-                    None)
+        stash.study(Console(quiet=True), lines, {"digits": ("digits", 1, 0.1)}, seeds, labels)
 
     study(["none"], range(2))
     assert len(made) == 2
@@ -133,3 +132,22 @@ def test_runs_that_have_their_line_are_not_repeated(tmp_path, monkeypatch):
     keys = [(line["kind"], line["label"], line["seed"])
             for line in map(json.loads, lines.read_text().splitlines())]
     assert len(keys) == len(set(keys)) == 8
+
+
+def test_workers_write_the_lines_of_one(tmp_path, monkeypatch):
+    for name in ("_gradient", "_training"):
+        monkeypatch.setattr(stash, name, lambda policy, task, seed: {"found": [task, seed]})
+    found = []
+    for workers in (1, 2):
+        lines = tmp_path / f"{workers}.jsonl"
+        stash.study(Console(quiet=True), lines, {"digits": ("digits", 1, 0.1)}, range(3),
+                    ["none", NARROW], workers=workers)
+        found.append(sorted([{**line, "seconds": 0} for line in stash.read(lines)], key=str))
+    assert found[0] == found[1] and len(found[0]) == 10
+
+
+def test_no_run_begins_after_the_minutes(tmp_path, monkeypatch):
+    monkeypatch.setattr(stash, "_qsnr", lambda *_: pytest.fail("it ran"))
+    stash.study(Console(quiet=True), tmp_path / "lines.jsonl", {}, range(1), [NARROW],
+                minutes=-1)
+    assert stash.read(tmp_path / "lines.jsonl") == []
