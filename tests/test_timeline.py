@@ -77,6 +77,28 @@ def test_products_are_told_apart(run):
 
 
 @pytest.mark.rtl
+@pytest.mark.parametrize("schedule", ["zero-bubble", "sequential"])
+def test_tiles_compute_at_the_same_time(schedule):
+    """At least two have a product in four of five cycles from the second virtual minibatch to the
+    third, in sequence seldom."""
+    widths, size, sub = (8, 32, 32, 40, 32, 8), 256, 8
+    rng = np.random.default_rng(1)
+    with gm.open("verilator", CHAIN, watchdog=100_000) as device:
+        trainer = gm.Trainer(network(widths), device, optimizer=gm.SGD(lr=0.1, momentum=0.9),
+                             virtual_minibatch=size, sub_minibatch=sub, schedule=schedule)
+        with record(device) as timeline:
+            trainer.fit(rng.normal(size=(3 * size, widths[0])).astype(np.float32),
+                        rng.integers(0, widths[-1], 3 * size), epochs=1)
+    first, last = timeline.starts(size // sub)[1:]
+    computing = np.zeros((CHAIN.tiles, timeline.cycles[1] + 1), bool)
+    for span in timeline.spans:
+        if span.opcode is Opcode.MATMUL:
+            computing[span.tile, span.start:span.end] = True
+    together = (computing[:, first:last].sum(axis=0) >= 2).mean()
+    assert together > 0.8 if schedule == "zero-bubble" else together < 0.2, together
+
+
+@pytest.mark.rtl
 def test_a_trace_comes_back_as_it_was(run, tmp_path):
     timeline = run[0]
     path = timeline.write_trace(tmp_path / "trace.json")
