@@ -8,7 +8,7 @@ from cocotb.triggers import RisingEdge
 from gradmill_hw.config import TILE
 from gradmill_hw.stash.decoder import DecodedRow, RowToDecode
 from gradmill_hw.stash.formats import piece_granules
-from gradmill_hw.stash.parse import View
+from gradmill_hw.stash.parse import RowSizes, View
 from tb.stash_runs import EVERY, SEED, STEP, random_runs
 from tb.stream import Sink, Source, pack, stalls, start
 
@@ -34,7 +34,9 @@ async def offer(dut, n, streams, stall):
             while not taken and not ended:
                 await edge
                 taken, ended = bool(dut.i__ready.value), bool(dut.ends.value)
-            at = min(granules, at + int(dut.size.value)) if taken else at
+            if taken:
+                sizes = RowSizes(n).from_bits(int(dut.sizes.value))
+                at = min(granules, at + (sizes.long if sizes.begins else sizes.short))
         dut.i__valid.value = 0
 
 

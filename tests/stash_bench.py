@@ -99,11 +99,12 @@ def decode(dut, config, runs, streams, *, stall_in=0.0, stall_out=0.0, write_tab
                     ctx.set(dut.i.valid, 1)
                 taken = 0
                 while not taken and ended[0] <= number:
-                    _, _, valid, ready, size, ends = await ctx.tick().sample(
-                        dut.i.valid, dut.i.ready, dut.size, dut.ends
+                    _, _, valid, ready, sizes, ends = await ctx.tick().sample(
+                        dut.i.valid, dut.i.ready, dut.sizes, dut.ends
                     )
                     taken = valid and ready
-                    at += size if taken else 0
+                    if taken:
+                        at += sizes.long if sizes.begins else sizes.short
                     ended[0] += ends
                     if not valid:
                         break

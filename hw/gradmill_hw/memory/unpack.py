@@ -109,7 +109,7 @@ class Unpack(wiring.Component):
     Rows lie without gaps from the first bit of a run; what follows the last row up to the end of
     the run is dropped. One row per cycle as long as the beats come; one more cycle where the
     last row of a run straddles two words, and perhaps where a run follows one in a stash format.
-    A row appears two cycles after its last beat.
+    A row appears two cycles after its last beat, with the codec three.
 
     Of a run in a stash format it shows what comes next and is told how much of it was taken, and
     what has been asked for beyond the end is dropped, a word per cycle. Of a packed run more is

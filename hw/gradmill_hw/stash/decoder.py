@@ -10,8 +10,7 @@ from ..numeric.counter_rng import CounterRng
 from .block_ring import BlockRing
 from .elements_model import DECODE_STREAM
 from .expand import Expand, ExpandedRow
-from .formats import piece_granules
-from .parse import Parse, RowSizes, View, row_size
+from .parse import Parse, RowSizes, View
 from .tag import decode_tag
 from .widen import DecodeEntry, Widen
 
@@ -73,11 +72,9 @@ class Decoder(wiring.Component):
         Key of the random bits; constant while there are rows in the unit.
     i : In(stream.Signature(View(n)))
         What comes next in the run: W granules, or all that are left of it.
-    size : Out(range(W + 1))
+    sizes : Out(RowSizes(n))
         With a transfer of ``i``: granules that it takes; the next view begins behind them. Of a
         corrupted row more than there are, perhaps; nothing is read of that run any more.
-    sizes : Out(RowSizes(n))
-        From these follows ``size``; earlier than it.
     ends : Out(1)
         The last row of the run is taken, perhaps without a transfer: the next view is that of the
         next run.
@@ -94,8 +91,7 @@ class Decoder(wiring.Component):
         n = config.n
         super().__init__({
             "seed": In(32), "step": In(32),
-            "i": In(stream.Signature(View(n))), "size": Out(range(piece_granules(n) + 1)),
-            "sizes": Out(RowSizes(n)), "ends": Out(1),
+            "i": In(stream.Signature(View(n))), "sizes": Out(RowSizes(n)), "ends": Out(1),
             "wanted": In(stream.Signature(RowToDecode())),
             "entry_valid": In(1), "entry": In(DecodeEntry()),
             "o": Out(stream.Signature(DecodedRow(config))),
@@ -120,7 +116,6 @@ class Decoder(wiring.Component):
             self.wanted.ready.eq(step),
             self.i.ready.eq(self.wanted.valid & tile.room & ~failed),
             self.sizes.eq(parse.sizes),
-            self.size.eq(row_size(parse.sizes)),
             # A row proves corrupted in the cycle after its step.
             failed.eq(stuck | (open_step & parse.broken)),
             self.ends.eq(step & wanted.last),

@@ -11,7 +11,7 @@ from .quantise import CODE_WIDTH
 from .tag import TagInfo, decode_tag, last_place
 
 
-__all__ = ["Parse", "ParsedRow", "RowSizes", "View", "row_size"]
+__all__ = ["Parse", "ParsedRow", "RowSizes", "View"]
 
 #: Bits of an entry in the list of outliers.
 _LIST_BITS = INDEX_BITS + HIGH_BITS
@@ -36,7 +36,7 @@ class View(data.StructLayout):
 
 
 class RowSizes(data.StructLayout):
-    """Granules that a row has; :func:`row_size` says which of the two it is.
+    """Granules that a row has: ``long`` if it ``begins`` a group of codes, otherwise ``short``.
 
     Members
     -------
@@ -49,11 +49,6 @@ class RowSizes(data.StructLayout):
     def __init__(self, n):
         most = piece_granules(n)
         super().__init__({"short": range(most + 1), "long": range(most + 1), "begins": 1})
-
-
-def row_size(sizes):
-    """Size of a row from its :class:`RowSizes`."""
-    return Mux(sizes.begins, sizes.long, sizes.short)
 
 
 class ParsedRow(data.StructLayout):
@@ -181,8 +176,8 @@ class Parse(wiring.Component):
             taken.step.eq(self.step), taken.head.eq(head), taken.place.eq(place),
             taken.bits.eq(bits),
             taken.bitmap.eq(Mux(head, marks_of_head, marks)), taken.start.eq(Mux(head, 0, start)),
-            taken.begins.eq(begins), taken.size.eq(row_size(self.sizes)),
-            taken.left.eq(self.view.left),
+            taken.begins.eq(begins), taken.left.eq(self.view.left),
+            taken.size.eq(Mux(begins, self.sizes.long, self.sizes.short)),
         ]
         m.d.comb += self.broken.eq(~info.legal | (taken.size > taken.left))
         self._fields(m, taken, info, tag)
