@@ -217,7 +217,7 @@ def test_placing_takes_the_cycles_that_the_model_predicts(tiles, monkeypatch):
 
 
 @pytest.mark.parametrize(("widths", "size", "sub", "best"), [
-    ((8, 64, 64, 64, 8), 128, 16, 0), (WIDE, 64, 16, 1), ((64, 64, 48, 64, 10), 64, 8, 2)])
+    ((8, 64, 64, 64, 8), 128, 16, 0), (WIDE, 64, 16, 1), ((32,) * 5, 64, 16, 2)])
 def test_the_order_that_follows_itself_soonest_counts(widths, size, sub, best, monkeypatch):
     """Sometimes the one for idle tiles, sometimes the one behind a virtual minibatch, sometimes
     the one that does not look at banks."""

@@ -97,7 +97,8 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
 
     A virtual minibatch finds the tiles busy with the one before, the later ones for longer. So for
     several tiles three orders are found: one for idle tiles, one behind it, and one in which nobody
-    makes way because of a bank. The one counts that follows itself in the fewest cycles.
+    makes way because of a bank. The one counts that follows itself in the fewest cycles. Products
+    of fewer than 2n samples leave others no cycle of their banks: then everybody makes way.
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
     placing = _Placing(config, buffers, far or Memory(), loads, stores_wait)
     nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
     found = []
-    for banks in (True, True, False):
+    for banks in (True, True, False)[:3 if buffers[0].rows >= 2 * config.n else 2]:
         placing.begin(banks)
         _order(nodes, placing)
         found.append(placing.orders)
