@@ -145,28 +145,6 @@ def test_a_store_waits_for_the_bank_of_a_product():
 
 
 @pytest.mark.rtl
-def test_a_function_needs_its_bank_once_in_several_cycles():
-    """Rows of EXP from the bank into which products are added: half of its cycles are enough for
-    them, an eighth is not."""
-    added = {}
-    with gm.open("verilator", NANO) as device:
-        bank = NANO.acc_rows // NANO.banks
-        for k, c in ((8, 32), (32, 8)):
-            for place in (0, bank):
-                program = gm.Program(NANO)
-                program.matmul(m=16, k=k, c=c, op0=0, a_stride_m=4, a_stride_k=16,
-                               op1=NANO.tensor_rows // NANO.banks, w_stride_k=c, w_stride_c=4,
-                               d_stride_c=16)
-                program.vector(rows=120, cols=4, op0=place, a_stride=1, function=FunctionOp.EXP,
-                               op2=2 * bank, d_stride=1, write_acc=1)
-                added[k, place] = run(device, program)
-    for case, (measured, expected) in added.items():
-        assert abs(measured - expected) < 25, (case, measured, expected)
-    assert abs(added[8, 0][0] - added[8, bank][0]) < 10
-    assert added[32, 0][0] > added[32, bank][0] + 100
-
-
-@pytest.mark.rtl
 @pytest.mark.parametrize("text", ["ubfp(1)/128", "ubfp(1)/16", "mx4/64"])
 def test_the_codec_delays_what_it_moves(text):
     """A store and a load on their own: what the codec adds to their cycles."""

@@ -204,7 +204,7 @@ def test_groups_of_tiles_give_the_order_of_a_plain_search(case, monkeypatch):
 
 @pytest.mark.parametrize("tiles", [1, 2, 4])
 def test_placing_takes_the_cycles_that_the_model_predicts(tiles, monkeypatch):
-    """Of a virtual minibatch after others like it, if there are several tiles."""
+    """Of a virtual minibatch after another one like it, if there are several tiles."""
     placed = []
 
     def spy(*arguments):
@@ -212,26 +212,26 @@ def test_placing_takes_the_cycles_that_the_model_predicts(tiles, monkeypatch):
         return placed[-1]
 
     monkeypatch.setattr(pipeline, "interleave", spy)
-    two, four = cycles(tiles, 8, 2, 4) if tiles > 1 else (0, 2 * cycles(tiles, 8, 1)[0])
-    assert min(made.cycles for made in placed) == pytest.approx((four - two) / 2, rel=0.01)
+    alone, two = cycles(tiles, 8, 1, 2)
+    assert min(made.cycles for made in placed) == pytest.approx(
+        two - alone if tiles > 1 else alone, rel=0.01)
 
 
-@pytest.mark.parametrize(("widths", "size", "sub", "best"), [
-    ((8, 64, 64, 64, 8), 128, 16, 0), (WIDE, 64, 16, 1), ((32,) * 5, 64, 16, 2)])
+@pytest.mark.parametrize(("widths", "size", "sub", "best"),
+                         [((64, 64, 48, 64, 10), 64, 8, 0), (WIDE, 128, 16, 1)])
 def test_the_order_that_follows_itself_soonest_counts(widths, size, sub, best, monkeypatch):
-    """Sometimes the one for idle tiles, sometimes the one behind a virtual minibatch, sometimes
-    the one that does not look at banks."""
-    periods = []
-    original = interleaving._period
+    """Sometimes the one for idle tiles, sometimes the one behind a virtual minibatch."""
+    repeated = []
+    original = interleaving._repeated
 
     def spy(*arguments):
-        periods.append(original(*arguments))
-        return periods[-1]
+        repeated.append(original(*arguments))
+        return repeated[-1]
 
-    monkeypatch.setattr(interleaving, "_period", spy)
+    monkeypatch.setattr(interleaving, "_repeated", spy)
     *_, made = lowered(widths, size, sub, 4, monkeypatch)
-    assert periods[best] == min(periods[:3]) and len(set(periods[:3])) == 3
-    assert made.cycles == min(periods[-3:])
+    candidates = repeated[-2:]
+    assert made.cycles == candidates[best] < candidates[1 - best]
 
 
 def cycles(tiles, count, *virtual):
@@ -251,7 +251,7 @@ def test_steady_state(tiles, work, once):
     """A sub-minibatch more takes hardly more than the products of the slowest tile, a virtual
     minibatch costs a fixed time beyond that."""
     few, many = (two - one for one, two in (cycles(tiles, count, 1, 2) for count in (8, 16)))
-    assert many - few < 1.03 * 8 * work, (few, many)
+    assert many - few < 1.02 * 8 * work, (few, many)
     assert many - 16 * work < once, (few, many)
 
 

@@ -20,6 +20,10 @@ from .unit_times import UNITS, Bus, Memory, Units
 
 __all__ = ["Prediction", "predict"]
 
+#: Instructions that the sequencer has asked for before it needs them.
+_AHEAD = 8
+
+
 @dataclass
 class Prediction:
     """What a run is expected to take.
@@ -78,7 +82,7 @@ class _Tile:
         self._bus, self._beats = buses[0], max(1, INSTRUCTION_BYTES // config.beat_bytes)
         self._arrivals = deque()                     # of instructions that were asked for
         self._fetched = self._dispatched = 0
-        self._ask(0, config.fetch_ahead)
+        self._ask(0, _AHEAD)
         self._tokens = defaultdict(int)
         self._waiting = {q: deque() for q in Queue}  # dispatched, not started: (cycle, command)
         self._held = dict.fromkeys(Queue, 0)         # places taken
@@ -105,7 +109,7 @@ class _Tile:
             return
         if command.pc <= self._last_pc:  # a loop: fetched anew
             self._arrivals.clear()
-            self._ask(now, self.config.fetch_ahead)
+            self._ask(now, _AHEAD)
         self._last_pc = command.pc
         self._fetched = self._arrivals.popleft()
         self._ask(now)

@@ -183,14 +183,14 @@ class Units:
             return self._copy(fields, start)
         return self._transfer(opcode, fields, op, start)
 
-    def kept_waiting(self, fields, op, start, banks=True):
-        """Cycles that a ``VECTOR`` which starts at ``start`` waits for banks, unless ``banks`` do
-        not count, if gradients are streamed after the products that are known."""
+    def kept_waiting(self, fields, op, start):
+        """Cycles that a ``VECTOR`` which starts at ``start`` waits for banks, if gradients are
+        streamed after the products that are known."""
         cycles = self._rows(fields, op, start)
-        waited = cycles - sum(vector_cycles(fields, self.config)) if banks else 0
+        nominal = sum(vector_cycles(fields, self.config))
         if fields["a_space"] == Space.TENSOR:
-            waited += min(max(0, start + cycles - self._streamed), _PUT_OFF)
-        return waited
+            return cycles - nominal + min(max(0, start + cycles - self._streamed), _PUT_OFF)
+        return cycles - nominal
 
     def _multiply(self, fields, op, start):
         n, m = self.config.n, fields["m"]
@@ -216,11 +216,6 @@ class Units:
         if fields["mul"] == MulSource.ROW or fields["add_source"] == AddSource.ROW:
             reads.append(self._acc_bank(op[1]))
         alone = 1 / 2 if len(reads) == 2 and reads[0] == reads[1] else 1
-        if fields["function"] != FunctionOp.NONE:
-            # A row needs its banks in one of as many cycles.
-            turns = self.config.lanes_per_function
-            rows, latency = (rows - 1) // turns + 1, latency - turns + 1
-            alone = min(alone, 1 / turns)
         tensor = self._tensor_bank(op[0]) if from_tensor else None
         written = self._acc_bank(op[2]) if fields["write_acc"] else None
 

@@ -76,8 +76,7 @@ class TileBuffers:
     n samples, it does not, and they lie beside the gradients. In the accumulators the matrix unit
     goes round panels in different banks, while the vector unit works on the ones before; gradients
     and everything else are in a bank of their own, if they fit, otherwise in the inner two; the
-    optimizer's panels are in the outer banks, in turn, so that one is stored while the next one is
-    read.
+    optimizer's panels are in the outer banks.
 
     A *set* is what a sub-minibatch leaves for its backward pass: the input and the gradient of
     every stage, and the signs of the inputs. Sets are used in turn.
@@ -293,11 +292,8 @@ class TileBuffers:
                 for arena in self._arenas.values()}
 
     def _optimizer_panel(self, i, top):
-        """Weight and momentum in the outer banks, in turn."""
-        weight, momentum = (0, top) if i % 2 == 0 else (top, 0)
-        return {"weight": self._acc.take(self.panel_rows, f"optimizer weight {i}", bank=weight),
-                "momentum": self._acc.take(self.panel_rows, f"optimizer momentum {i}",
-                                           bank=momentum)}
+        return {name: self._acc.take(self.panel_rows, f"optimizer {name} {i}", bank=bank)
+                for name, bank in (("weight", 0), ("momentum", top))}
 
     def _more_panels(self, banks, top, passing):
         """If there is room, more than two product panels, and an optimizer panel for each chunk,

@@ -13,16 +13,14 @@ neighbours: programs cannot deadlock (see :mod:`.pipeline`).
 """
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gradmill_hw.isa import Opcode, Queue, Space
 
-from ..cycle_model import predict
 from ..unit_times import UNITS, Bus, Memory, Units
 from .buffers import VIRTUAL_ROWS
 from .dependencies import Node, TileDependencies
 from .footprint import Fields
-from .programs import assemble
 
 
 __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
@@ -31,10 +29,6 @@ __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
 #: Loads that a queue holds at a time, by default: they are often late, and a full queue stops the
 #: sequencer.
 _LOADS = 2
-
-
-#: Executions of which :func:`_period` takes the last two.
-_RUNS = 4
 
 
 #: Queue of an opcode; matrix and vector unit keep each other waiting, so they count as one.
@@ -69,13 +63,12 @@ class Interleaving:
     ----------
     orders : list of list
         By tile: ``(place in its code, {virtual panel row: real row})``.
-    cycles : float
-        Of one that follows others like it. From the first instruction to the last, if only one
-        order was found.
+    cycles : int
+        Of the tile that takes longest.
     """
 
     orders: list
-    cycles: float
+    cycles: int
 
     def apply(self, codes):
         """Code of each tile in the new order, with real panels."""
@@ -92,13 +85,12 @@ def _rename(instruction, panels):
 
 
 def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads=_LOADS,
-               stores_wait=True, repeats=True):
+               stores_wait=True):
     """The :class:`Interleaving` of ``codes``.
 
     A virtual minibatch finds the tiles busy with the one before, the later ones for longer. So for
-    several tiles three orders are found: one for idle tiles, one behind it, and one in which nobody
-    makes way because of a bank. The one counts that follows itself in the fewest cycles. Products
-    of fewer than 2n samples leave others no cycle of their banks: then everybody makes way.
+    several tiles two orders are found, one for idle tiles and one behind it, and the one counts
+    that follows itself in fewer cycles.
 
     Parameters
     ----------
@@ -115,41 +107,25 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
     far : Memory
         How fast far memory is, if that is known.
     held : sequence of int
-        Activation sets that each tile holds before; none if not given.
+        Activation sets that each tile holds before; if not given none, and what comes before is a
+        virtual minibatch like this one.
     loads : int
         Loads that a queue holds at a time.
     stores_wait : bool
         Whether it is known that a ``STORE`` waits for the product that is placed after it.
-    repeats : bool
-        Whether others like it come before and after; if not, the order for idle tiles counts.
     """
     placing = _Placing(config, buffers, far or Memory(), loads, stores_wait)
     nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
-    found = []
-    for banks in (True, True, False)[:3 if buffers[0].rows >= 2 * config.n else 2]:
-        placing.begin(banks)
-        _order(nodes, placing)
-        found.append(placing.orders)
-        if len(buffers) == 1 or not repeats:
-            return Interleaving(placing.orders, max(placing.ends()))
-    made = (Interleaving(orders, 0) for orders in found)
-    return min((replace(one, cycles=_period(config, one.apply(codes), far)) for one in made),
-               key=lambda one: one.cycles)
+    idle = _ordered(nodes, placing), placing.orders
+    if held is not None or len(buffers) == 1:
+        return Interleaving(placing.orders, max(placing.ends()))
+    placing.begin()
+    behind = _ordered(nodes, placing), placing.orders
+    return min((Interleaving(orders, _repeated(order, placing))
+                for order, orders in (idle, behind)), key=lambda found: found.cycles)
 
 
-def _period(config, codes, far):
-    """Cycles of the ``codes`` of all tiles behind themselves, as the cycle model expects them: the
-    mean of two executions that follow two others."""
-    programs, ends = [assemble(config, [code] * _RUNS) for code in codes], [0] * _RUNS
-    for spans in predict(programs, config, far=far, spans=True).spans:
-        for queue in config.queues:
-            own = [end for name, _, end, *_ in spans if name is queue]
-            for run in range(_RUNS if own else 0):
-                ends[run] = max(ends[run], own[len(own) // _RUNS * (run + 1) - 1])
-    return (ends[3] - ends[1]) / 2
-
-
-def _order(nodes, placing):
+def _ordered(nodes, placing):
     """``nodes`` in the order in which they are placed: at each step, of those that are ready, the
     one with the lowest key."""
     blocked = {node: len(node.after) for node in nodes}
@@ -161,13 +137,26 @@ def _order(nodes, placing):
     for node in nodes:
         if not blocked[node]:
             ready.add(node)
+    order = []
     for _ in nodes:
         node = ready.take()
         placing.place(node)
+        order.append(node)
         for other in then.get(node, ()):
             blocked[other] -= 1
             if not blocked[other]:
                 ready.add(other)
+    return order
+
+
+def _repeated(order, placing):
+    """Cycles of nodes placed in ``order``, behind themselves: the mean of two that follow two."""
+    starts = []
+    for _ in range(4):
+        starts.append(placing.begin())
+        for node in order:
+            placing.place(node)
+    return max(end - start for start, end in zip(starts[2], placing.ends(), strict=True)) // 2
 
 
 def interleave_one(buffers, code, **options):
@@ -224,7 +213,7 @@ class _Placing:
         buses = [Bus(memory) for memory in (Memory(), Memory(), far, far)]
         self._units = [Units(config, buses) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
-        self.orders, self._banks = None, True  # see :meth:`begin`
+        self.orders = [[] for _ in buffers]  # see :meth:`begin`
         self._handed = [0 for _ in buffers]  # by tile: when the sequencer handed out the latest one
         self._ends = {}
         self._bank = config.tensor_rows // config.banks
@@ -244,11 +233,10 @@ class _Placing:
         self._vector = [None for _ in buffers]  # the last VECTOR: node, panel, operands, start
         self._store = [None for _ in buffers]   # the last STORE: node, panel
 
-    def begin(self, banks):
-        """Begin new orders, behind what has been placed. ``banks``: whether a ``VECTOR`` makes way
-        for who needs not wait for banks."""
-        self.orders, self._banks = [[] for _ in self._units], banks
-        self._keys.clear()
+    def begin(self):
+        """Begin new orders, behind what has been placed; returns :meth:`ends` of that."""
+        self.orders = [[] for _ in self._units]
+        return self.ends()
 
     def ends(self):
         """By tile: when its matrix and vector unit are free."""
@@ -281,8 +269,7 @@ class _Placing:
             return ready, node.number, start
         if opcode is Opcode.VECTOR:
             op = self._operands(node, t, fields)
-            cycles = self._units[t].kept_waiting(fields, op, start, self._banks)
-            return start + cycles, node.number, start
+            return start + self._units[t].kept_waiting(fields, op, start), node.number, start
         return start, node.number, start
 
     def place(self, node):

@@ -150,8 +150,7 @@ class NoDrainLowering(Lowering):
                    *((t, operation, number - first) for t, operation, number in order))
             if key not in self._interleavings:
                 self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
-                                                      self._limits, held=start,
-                                                      repeats=len(order) == len(self._window))
+                                                      self._limits, held=start)
             yield self._interleavings[key].apply(codes)
 
     def _segments(self, count, subs):
