@@ -7,6 +7,7 @@ from rich.console import Console
 from . import (
     accuracy,
     chains,
+    codec,
     gemm,
     layers,
     memory,
@@ -21,8 +22,8 @@ from . import (
 
 #: Name -> what it measures; each has ``run(console)``.
 BENCHES = {"gemm": gemm, "step": step, "pipeline": pipeline, "utilisation": utilisation,
-           "stability": stability, "staleness": staleness, "memory": memory, "chains": chains,
-           "layers": layers, "speed": speed, "accuracy": accuracy}
+           "stability": stability, "staleness": staleness, "codec": codec, "memory": memory,
+           "chains": chains, "layers": layers, "speed": speed, "accuracy": accuracy}
 
 
 def main():

@@ -25,6 +25,8 @@ from gradmill_hw.memory.copy import Copy
 from gradmill_hw.memory.load import Load
 from gradmill_hw.memory.store import Store
 from gradmill_hw.numeric.quantiser import TileQuantiser
+from gradmill_hw.stash.decoder import Decoder
+from gradmill_hw.stash.encoder import Encoder
 from gradmill_hw.vector.vector import VectorUnit
 from rich.console import Console
 from rich.table import Table
@@ -55,6 +57,8 @@ UNITS = {
     "store":        Unit(Store, _PLAIN),
     "load, codec":  Unit(Load, _FULL),
     "store, codec": Unit(Store, _FULL),
+    "encoder":      Unit(Encoder, _FULL, *_LANES),
+    "decoder":      Unit(Decoder, _FULL, *_LANES),
     "copy":         Unit(Copy, _FULL),
     "device":       Unit(lambda config: None, _PLAIN, *_MACS, 446),
     "device, codec and copy": Unit(lambda config: None, _FULL, *_MACS),

@@ -20,6 +20,7 @@ from gradmill.unit_times import Memory
 #: Two layers of 32 x 32 fill half of the tensor memory, what they compute with the other half.
 CONFIG = NANO.replace(acc_rows=2048, mask_rows=512, bus_bits=128)
 WIDTH, SUB = 32, 8
+#: Beats a cycle of far memory in each direction.
 SPEEDS = 1.0, 0.5, 0.25
 #: Layers and sub-minibatches of a group.
 CASES = ((4, 2), (4, 4), (4, 8), (16, 2), (16, 4), (16, 8), (64, 4))
@@ -73,7 +74,7 @@ def _around():
 def _stall(program, speed):
     """Cycles beyond those with a far memory that takes no time, as a share."""
     ideal = predict([program], CONFIG, far=Memory(latency=0, beats=1e9)).cycles
-    return predict([program], CONFIG, far=Memory(beats=speed)).cycles / ideal - 1
+    return predict([program], CONFIG, far=Memory(beats=2 * speed)).cycles / ideal - 1
 
 
 def _trainer(device, count, group):

@@ -24,12 +24,13 @@ RUNS = 1, 2
 def run(console):
     """Print the tables: one tile on a machine of one, two and four on a chain of four; then what
     the cycle model expects of others."""
-    chain, deep = TILE.replace(tiles=4), chains.DEEP.replace(tiles=4)
+    chain, deep, roomy = (config.replace(tiles=4) for config in (TILE, chains.DEEP, chains.ROOMY))
     for widths, cases in (
             (chains.BALANCED, (
                 (chain, 4, 16, 64), (chain, 4, 16, 16), (chain, 4, 16, 8), (TILE, 1, 16, 64),
                 (chain, 2, 16, 64), (chain, 2, 16, 8), (deep, 4, 64, 16), (deep, 4, 64, 8),
                 (deep, 2, 64, 8))),
+            (chains.BROAD, ((roomy, 4, 32, 7), (roomy, 2, 32, 7))),
             (chains.UNEQUAL, ((chain, 4, 16, 64), (chain, 2, 16, 64)))):
         found = []
         for config, tiles, sub, count in cases:

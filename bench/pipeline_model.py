@@ -11,10 +11,12 @@ from gradmill.forecast import forecast
 from gradmill.planning import plan
 
 
-__all__ = ["BALANCED", "DEEP", "UNEQUAL", "array_rows", "bound", "network", "run"]
+__all__ = ["BALANCED", "BROAD", "DEEP", "ROOMY", "UNEQUAL", "array_rows", "bound", "network", "run"]
 
 #: Memories for seven activation sets of 64 samples; inputs of all fill no more than a bank.
 DEEP = TILE.replace(tensor_rows=32768, mask_rows=8192)
+#: Memories in which weight gradients of broad layers leave banks to others.
+ROOMY = DEEP.replace(acc_rows=16384)
 #: Memories for 2p - 1 activation sets of many tiles.
 LARGE = TILE.replace(tensor_rows=32768, mask_rows=8192, acc_rows=8192, queue_depth=16)
 
@@ -31,6 +33,8 @@ def _unequal(tiles):
 
 #: Widths that are balanced on two and on four tiles, others that are not.
 BALANCED, UNEQUAL = (8, 64, 64, 72, 64, 64, 8), (8, 64, 40, 72, 64, 48, 8)
+#: Balanced, with layers of four times the weights.
+BROAD = 8, 128, 128, 136, 128, 128, 8
 #: Name -> configuration, tiles, widths, M, sub-minibatches.
 CASES = {
     "2 tiles": (TILE, 2, BALANCED, 16, (8, 16, 32, 64)),

@@ -15,8 +15,6 @@ _PICTURE = Path("docs/images/stash-study.svg")
 _COLOURS = {"digits": "#4178be", "mnist": "#e8912d", "mnist1d": "#2f9e8f"}
 #: The run in which formats adapt, and the widest of them.
 _LONG, _WIDEST = "digits, long", "ubfp(4)/64, stochastic"
-#: Encoder and decoder with all formats, n = 8, of docs/stash-formats.md.
-_LUTS, _LANES = 3368 + 2175, 8
 
 _HEAD = """\
 # Which stash format for which loss
@@ -247,9 +245,8 @@ def _tail(lines):
     return f"""
 A number of seeds in brackets: not all have run; *: never trained, bits of whole blocks of the
 rectified Gaussian by the codec's model. Encoder and decoder are one circuit for all
-formats: {_LUTS:,} LUTs, {_LUTS / _LANES:.0f} for each of {_LANES} lanes
-([stash-formats.md](stash-formats.md)). The runs took {seconds / 3600:.1f} hours, one after the
-other.
+formats; their area stands in [stash-formats.md](stash-formats.md). The runs took
+{seconds / 3600:.1f} hours, one after the other.
 
 ![Accuracy and gradient cosine over bits per stored value](images/stash-study.svg)
 """

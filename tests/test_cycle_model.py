@@ -8,10 +8,14 @@ import gradmill as gm
 from gradmill.cycle_model import predict
 from gradmill.unit_times import UNITS, Memory, quantiser_cycles, vector_cycles
 from gradmill_hw.config import NANO, TILE
+from gradmill_hw.control.fetch import GROUP
 from gradmill_hw.control.semaphores import TOKENS
 from gradmill_hw.isa import AddOp, AddSource, FunctionOp, Kind, MulSource, Queue, Space
 from gradmill_hw.link.endpoints import LINK_CREDITS
 from gradmill_hw.matrix.accumulate import turnaround
+from gradmill_hw.memory.load import BEATS_BUFFERED
+from gradmill_hw.memory.store import ROWS_BUFFERED
+from gradmill_hw.memory.write_share import REQUESTS_LISTED
 from gradmill_hw.stash.formats import Format
 from gradmill_hw.vector.vector import VectorUnit
 from tests.test_pipeline import CHAIN, network
@@ -43,6 +47,9 @@ def test_vector_cycles_are_those_of_the_unit(n):
 def test_other_latencies_are_those_of_the_units():
     assert UNITS.turnaround == turnaround()
     assert UNITS.credits == LINK_CREDITS
+    assert UNITS.fetch_group == GROUP
+    assert UNITS.listed == REQUESTS_LISTED
+    assert UNITS.buffered == BEATS_BUFFERED and UNITS.rows_ahead == ROWS_BUFFERED
     assert TOKENS == 16
 
 
@@ -142,6 +149,64 @@ def test_a_store_waits_for_the_bank_of_a_product():
     for place, (measured, expected) in added.items():
         assert abs(measured - expected) < 25, (place, measured, expected)
     assert added[bank][0] > added[0][0] + 200
+
+
+@pytest.mark.rtl
+def test_a_store_waits_for_the_vector_unit_in_its_bank():
+    """Also for an instruction that begins after it."""
+    added, bank = {}, NANO.acc_rows // NANO.banks
+    with gm.open("verilator", NANO) as device:
+        for place in (0, bank):
+            program = gm.Program(NANO)
+            program.store(kind=Kind.FP32, run=16, op0=place, mem=0x4000, post=[Queue.LOAD])
+            program.vector(rows=bank, cols=4, op0=0, a_stride=1, op2=2 * bank, d_stride=1,
+                           write_acc=1)
+            program.load(kind=Kind.FP32, run=16, op0=3 * bank, mem=0x4000, wait=[Queue.STORE])
+            added[place] = run(device, program)
+    for place, (measured, expected) in added.items():
+        assert abs(measured - expected) < 25, (place, measured, expected)
+    assert added[0][0] > added[bank][0] + 60
+
+
+@pytest.mark.rtl
+def test_a_load_that_waits_for_a_bank_holds_up_instructions():
+    """Its beats are taken when its rows are written; instructions come behind them."""
+    added, bank = {}, NANO.acc_rows // NANO.banks
+    with gm.open("verilator", NANO) as device:
+        for place in (0, bank):
+            program = gm.Program(NANO)
+            program.matmul(m=8, k=32, c=32, op0=0, a_stride_m=4, a_stride_k=8,
+                           op1=NANO.tensor_rows // NANO.banks, w_stride_k=32, w_stride_c=4,
+                           op2=0, d_stride_c=8)
+            program.load(kind=Kind.FP32, run=48, op0=place, mem=0x4000)
+            for _ in range(16):
+                program.vector(rows=4, cols=4, op0=2 * bank, op2=3 * bank, write_acc=1)
+            added[place] = run(device, program)
+    for place, (measured, expected) in added.items():
+        assert abs(measured - expected) < 25, (place, measured, expected)
+    assert added[0][0] > added[bank][0] + 200
+
+
+@pytest.mark.rtl
+def test_a_function_needs_its_bank_once_in_several_cycles():
+    """Rows of EXP from the bank into which products are added: half of its cycles are enough for
+    them, an eighth is not."""
+    added = {}
+    with gm.open("verilator", NANO) as device:
+        bank = NANO.acc_rows // NANO.banks
+        for k, c in ((8, 32), (32, 8)):
+            for place in (0, bank):
+                program = gm.Program(NANO)
+                program.matmul(m=16, k=k, c=c, op0=0, a_stride_m=4, a_stride_k=16,
+                               op1=NANO.tensor_rows // NANO.banks, w_stride_k=c, w_stride_c=4,
+                               d_stride_c=16)
+                program.vector(rows=120, cols=4, op0=place, a_stride=1, function=FunctionOp.EXP,
+                               op2=2 * bank, d_stride=1, write_acc=1)
+                added[k, place] = run(device, program)
+    for case, (measured, expected) in added.items():
+        assert abs(measured - expected) < 25, (case, measured, expected)
+    assert abs(added[8, 0][0] - added[8, bank][0]) < 10
+    assert added[32, 0][0] > added[32, bank][0] + 100
 
 
 @pytest.mark.rtl

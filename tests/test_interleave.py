@@ -204,7 +204,7 @@ def test_groups_of_tiles_give_the_order_of_a_plain_search(case, monkeypatch):
 
 @pytest.mark.parametrize("tiles", [1, 2, 4])
 def test_placing_takes_the_cycles_that_the_model_predicts(tiles, monkeypatch):
-    """Of a virtual minibatch after another one like it, if there are several tiles."""
+    """Of a virtual minibatch after others like it, if there are several tiles."""
     placed = []
 
     def spy(*arguments):
@@ -212,26 +212,27 @@ def test_placing_takes_the_cycles_that_the_model_predicts(tiles, monkeypatch):
         return placed[-1]
 
     monkeypatch.setattr(pipeline, "interleave", spy)
-    alone, two = cycles(tiles, 8, 1, 2)
-    assert min(made.cycles for made in placed) == pytest.approx(
-        two - alone if tiles > 1 else alone, rel=0.01)
+    two, four = cycles(tiles, 8, 2, 4) if tiles > 1 else (0, 2 * cycles(tiles, 8, 1)[0])
+    assert min(made.cycles for made in placed) == pytest.approx((four - two) / 2, rel=0.01)
 
 
-@pytest.mark.parametrize(("widths", "size", "sub", "best"),
-                         [((64, 64, 48, 64, 10), 64, 8, 0), (WIDE, 128, 16, 1)])
+@pytest.mark.parametrize(("widths", "size", "sub", "best"), [
+    (WIDE, 32, 16, 0), (WIDE, 64, 16, 1), ((32,) * 5, 64, 16, 2), ((48,) * 9, 64, 16, 3)])
 def test_the_order_that_follows_itself_soonest_counts(widths, size, sub, best, monkeypatch):
-    """Sometimes the one for idle tiles, sometimes the one behind a virtual minibatch."""
-    repeated = []
-    original = interleaving._repeated
+    """Sometimes the one for idle tiles, sometimes the one behind a virtual minibatch, the one that
+    does not look at banks, or the one that thinks of the vector unit alone."""
+    periods = []
+    original = interleaving._period
 
     def spy(*arguments):
-        repeated.append(original(*arguments))
-        return repeated[-1]
+        periods.append(original(*arguments))
+        return periods[-1]
 
-    monkeypatch.setattr(interleaving, "_repeated", spy)
+    monkeypatch.setattr(interleaving, "_period", spy)
     *_, made = lowered(widths, size, sub, 4, monkeypatch)
-    candidates = repeated[-2:]
-    assert made.cycles == candidates[best] < candidates[1 - best]
+    others = periods[:best] + periods[best + 1:4]
+    assert periods[best] < min(others)
+    assert made.cycles == min(periods[-4:])
 
 
 def cycles(tiles, count, *virtual):
@@ -251,7 +252,7 @@ def test_steady_state(tiles, work, once):
     """A sub-minibatch more takes hardly more than the products of the slowest tile, a virtual
     minibatch costs a fixed time beyond that."""
     few, many = (two - one for one, two in (cycles(tiles, count, 1, 2) for count in (8, 16)))
-    assert many - few < 1.02 * 8 * work, (few, many)
+    assert many - few < 1.025 * 8 * work, (few, many)
     assert many - 16 * work < once, (few, many)
 
 

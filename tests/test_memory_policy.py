@@ -170,7 +170,7 @@ def test_the_plan_shows_decisions_and_why():
     text = plan()
     assert "480 of 1,440 bytes" in text and text.count(" offload ") == 2
     assert text.count("there is room") == 1 and "the least" in text
-    assert "1 beats/cycle" in text
+    assert "2 beats/cycle" in text
     text = plan("--far-bandwidth", "0.002")
     assert "recompute" in text and "products again" in text and "less than to store" in text
     text = plan("--far-bandwidth", "0.002", "--stash", "mask+bfp(3)/64", "--fast-memory", "67%")

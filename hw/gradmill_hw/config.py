@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
 
-from .isa import CHAIN_QUEUES, TILE_QUEUES, Queue
+from .isa import CHAIN_QUEUES, INSTRUCTION_BYTES, TILE_QUEUES, Queue
 from .stash.formats import from_tag
 
 
@@ -168,6 +168,11 @@ class Config:
     def beat_granules(self):
         """Granules of ``n`` bits in one beat; rows in memory are whole granules."""
         return self.bus_bits // self.n
+
+    @property
+    def fetch_ahead(self):
+        """Instructions that are requested before the sequencer needs them."""
+        return 16 if self.beat_bytes * 2 >= INSTRUCTION_BYTES else 8
 
     @property
     def bfp_granules(self):

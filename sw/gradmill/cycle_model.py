@@ -2,8 +2,8 @@
 
 Every instruction is followed from fetch to completion, all tiles event by event: the sequencer
 hands it to its queue when there is a place, the queue starts it when its semaphores are there, the
-unit takes as long as its documentation says (:mod:`.unit_times`), transfers share the bus, the
-vector unit and stores wait for banks that the matrix unit takes. Cost: linear in instructions.
+unit takes as long as its documentation says (:mod:`.unit_times`), transfers share the bus, units
+wait for banks that others take (:mod:`.banks`). Cost: linear in instructions.
 """
 
 from collections import defaultdict, deque
@@ -15,14 +15,15 @@ from gradmill_hw.isa import CHANNELS, INSTRUCTION_BYTES, Opcode, Peer, Queue
 from gradmill_hw.regs import ARGUMENTS
 from gradmill_hw.sequencer_model import commands
 
-from .unit_times import UNITS, Bus, Memory, Units
+from .banks import Passage
+from .shared_bus import Mover, Served, SharedBus
+from .unit_times import UNITS, Memory, Units
 
 
 __all__ = ["Prediction", "predict"]
 
-#: Instructions that the sequencer has asked for before it needs them.
-_AHEAD = 8
-
+#: Who takes every beat at once.
+_TAKEN = Passage(None, 0, 0, {})
 
 @dataclass
 class Prediction:
@@ -79,27 +80,39 @@ class _Tile:
         self.units = Units(config, buses)
         self._commands = commands(bytes(program), (0,) * ARGUMENTS, 0, config.queues)
         self._next, self._last_pc = None, -1
-        self._bus, self._beats = buses[0], max(1, INSTRUCTION_BYTES // config.beat_bytes)
-        self._arrivals = deque()                     # of instructions that were asked for
+        self._bus = buses[0]
+        self._beats = max(1, UNITS.fetch_group * INSTRUCTION_BYTES // config.beat_bytes)
+        self._arrivals = deque()      # of instructions that were asked for
+        self._reserved = 0            # instructions asked for and not taken
+        self._starved, self._jumps = False, 0
         self._fetched = self._dispatched = 0
-        self._ask(0, _AHEAD)
+        self._movers = {queue: Mover(clock, self.units) for queue in (Queue.LOAD, Queue.STORE)}
         self._tokens = defaultdict(int)
         self._waiting = {q: deque() for q in Queue}  # dispatched, not started: (cycle, command)
         self._held = dict.fromkeys(Queue, 0)         # places taken
         self._started = dict.fromkeys(Queue, 0)      # when the last command was taken
         self._alarms = dict.fromkeys(Queue, 0)       # when the queue will look at its head again
         self._ended = dict.fromkeys(Queue, 0)
-        self._running = {q: deque() for q in Queue}  # commands in execution, ends in order
-        #: vector unit, store -> the command that products may still keep waiting: start, command
-        self._open = dict.fromkeys((Queue.VECTOR, Queue.STORE))
+        self._ask(0)
         self._fetch(0)
 
     # sequencer ------------------------------------------------------------------------------
 
-    def _ask(self, now, count=1):
-        """Ask memory for further instructions."""
-        for _ in range(count):
-            self._arrivals.append(self._bus.transfer(now, self._beats) + UNITS.fetch)
+    def _ask(self, now):
+        """Ask memory for further groups of instructions, while there is room for them."""
+        while self._reserved <= self.config.fetch_ahead - UNITS.fetch_group:
+            self._reserved += UNITS.fetch_group
+            self._bus.ask(now, self, self._beats, self._arrive_after(self._jumps))
+
+    def _arrive_after(self, jumps):
+        def comes(now, run, begin, end):
+            if jumps == self._jumps:
+                each = (end - begin) / UNITS.fetch_group
+                self._arrivals.extend(begin + each * (k + 1) + UNITS.fetch
+                                      for k in range(UNITS.fetch_group))
+                self._take(now)
+            return _TAKEN
+        return comes
 
     def _fetch(self, now):
         """The next instruction, when it can be dispatched."""
@@ -108,10 +121,21 @@ class _Tile:
             self.end = max(self.end, self._dispatched + 4)
             return
         if command.pc <= self._last_pc:  # a loop: fetched anew
+            self._jumps += 1
             self._arrivals.clear()
-            self._ask(now, _AHEAD)
+            self._reserved = 0
+            self._ask(now)
         self._last_pc = command.pc
+        self._starved = True
+        self._take(now)
+
+    def _take(self, now):
+        """Take the instruction that the sequencer waits for, if it has arrived."""
+        if not self._starved or not self._arrivals:
+            return
+        self._starved = False
         self._fetched = self._arrivals.popleft()
+        self._reserved -= 1
         self._ask(now)
         self.clock.at(max(self._dispatched + 1, self._fetched), self._dispatch)
 
@@ -119,7 +143,7 @@ class _Tile:
         """Hand the instruction to its queue, if that has a place."""
         command = self._next
         queue = command and command.opcode.queue
-        if not command or now < self._dispatched + 1 or self._held[queue] == (
+        if not command or self._starved or now < self._dispatched + 1 or self._held[queue] == (
                 self.config.queue_depth) or now < self._fetched:
             return
         self._held[queue] += 1
@@ -153,7 +177,8 @@ class _Tile:
         self._waiting[queue].popleft()
         self._started[queue] = now
         self._execute(now, queue, command)
-        self.clock.at(max(now + UNITS.between, now), self._start, queue)
+        if self._waiting[queue]:
+            self.clock.at(now + UNITS.between, self._start, queue)
 
     def _execute(self, now, queue, command):
         opcode, fields = command.opcode, command.fields
@@ -164,47 +189,50 @@ class _Tile:
             (link.sends if opcode is Opcode.SEND else link.receives).append((self, command, now))
             _transfer(link)
             return
-        if self._open.get(queue):  # its last rows may be on their way
-            self._settle(now, queue)
-        end = self.units.execute(opcode, fields, command.op, now)
-        if queue in self._open:
-            self._open[queue] = now, command
-        else:
-            self.finish(queue, command, now, end)
-        if queue is Queue.MATRIX:
-            self._hinder()
-        for other in self._open if queue is Queue.MATRIX else {queue} & set(self._open):
-            if self._open[other]:
-                self.clock.at(self.units.passed[other], self._leave, other, self._open[other])
+        if queue in self._movers:
+            transfer = self.units.transfer(opcode, fields, command.op)
+            self.units.free[queue] = now + UNITS.check + transfer.runs
+            self._movers[queue].start(now, transfer, lambda passage: self.follow(
+                passage, queue, command, now))
+            return
+        if opcode is Opcode.COPY:
+            self.units.free[queue] = float("inf")
+            self.clock.at(self.units.copy_begins(fields, now), self._copy, command, now)
+            return
+        passage = self.units.execute(opcode, fields, command.op, now)
+        self.follow(passage, queue, command, now)
 
-    def _hinder(self):
-        """A product that has just started may take banks from what runs."""
-        if self._open[Queue.VECTOR]:
-            start, other = self._open[Queue.VECTOR]
-            self.units.execute(Opcode.VECTOR, other.fields, other.op, start)
-        if self._open[Queue.STORE]:
-            self.units.stored()
+    def _copy(self, now, command, start):
+        """Ask for what ``command`` copies; the next one may be checked."""
+        def comes(now, run, begin, end):
+            passage = self.units.copy(command.fields, end)
+            self.follow(passage, Queue.COPY, command, start)
+            return passage
 
-    def _leave(self, now, queue, own):
-        """All rows of a command have passed, if no product has come between meanwhile."""
-        if own is self._open[queue] and now >= self.units.passed[queue]:
-            self._settle(now, queue)
+        beats, source = self.units.copy_beats(command.fields)
+        source.ask(now, (self, Queue.COPY), beats, comes)
+        self.units.free[Queue.COPY] = now
+        self._start(now, Queue.COPY)
 
-    def _settle(self, now, queue):
-        """Products that are still to begin do not concern the open command of ``queue``."""
-        (start, command), self._open[queue] = self._open[queue], None
-        end = now if queue is Queue.VECTOR else self.units.stored()
-        self.finish(queue, command, start, end)
+    def follow(self, passage, queue, command, start, early=0):
+        """End ``command``, which has started at ``start``, ``early`` cycles before ``passage``."""
+        self.clock.at(passage.end - early, self._end, passage, queue, command, start, early)
 
-    def finish(self, queue, command, start, end):
-        """``command`` ends at ``end``, and not before its predecessors."""
-        end = max(end, self._ended[queue])
+    def _end(self, now, passage, queue, command, start, early):
+        """End ``command``, unless ``passage`` has been put off meanwhile."""
+        if passage.end - early > now:
+            self.follow(passage, queue, command, start, early)
+            return
+        if queue in (Queue.LINK_IN, Queue.LINK_OUT):
+            self.units.free[queue] = now
+        end = max(now, self._ended[queue])
         self.busy[queue] += end - max(start, self._ended[queue])
         self._ended[queue] = end
-        self.clock.at(end, self._complete, queue, command)
-        self.clock.at(max(end, self.units.free[queue]), self._start, queue)
         if self.spans is not None:
             self.spans.append((queue, start, end, command.fields["layer"], command.opcode))
+        self.clock.at(end, self._complete, queue, command)
+        if self._waiting[queue]:
+            self.clock.at(max(end, self.units.free[queue]), self._start, queue)
 
     def _complete(self, now, queue, command):
         """Give back the place, post semaphores."""
@@ -227,20 +255,20 @@ def _transfer(link):
         return
     (sender, send, sent), (receiver, receive, started) = (link.sends.popleft(),
                                                           link.receives.popleft())
-    begin = max(started, sent + UNITS.link)
-    cycles = sender.units.send(send.fields, send.op, begin - UNITS.link)
-    end = begin + cycles
-    left = max(sent + cycles + 4, end - UNITS.credits - UNITS.link)
-    receiver.units.free[Queue.LINK_IN] = end
-    receiver.finish(Queue.LINK_IN, receive, started, end)
-    sender.units.free[Queue.LINK_OUT] = left
-    sender.finish(Queue.LINK_OUT, send, sent, left)
+    late = max(started - UNITS.link - sent, 0)
+    sending = sender.units.send(send.fields, send.op, sent + late)
+    rows = receiver.units.receive(receive.fields, sending)
+    receiver.follow(rows, Queue.LINK_IN, receive, started)
+    sender.follow(rows, Queue.LINK_OUT, send, sent, UNITS.link + min(late - 4, UNITS.credits))
 
 
 def predict(programs, config, *, near=None, far=None, spans=False):
     """A :class:`Prediction` for ``programs``, one for each tile from 0 up."""
     near, far = near or Memory(), far or Memory()
-    clock, buses = _Clock(), [Bus(near), Bus(near), Bus(far), Bus(far)]
+    clock = _Clock()
+    buses = [SharedBus(clock, memory, listed=listed, burst_beats=config.burst_beats, served=served)
+             for memory, served in ((near, Served()), (far, Served()))
+             for listed in (config.reads_in_flight, UNITS.listed)]
     right, left = ([_Link() for _ in range(len(programs) + 1)] for _ in range(2))
     tiles = [_Tile(config, program, clock, buses,
                    {Peer.PREVIOUS: (right[s], left[s]), Peer.NEXT: (left[s + 1], right[s + 1])},

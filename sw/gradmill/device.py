@@ -66,7 +66,7 @@ class Device(ABC):
         self.heap = Heap("near", near_bytes)
         #: Room in far memory.
         self.far_heap = Heap("far", far_bytes)
-        #: Beats per cycle that far memory delivers while it takes as many, if known.
+        #: Beats per cycle of far memory, both directions together, if known.
         self.far_beats = None
         self._resident = None
         self._tables = None

@@ -62,7 +62,7 @@ def forecast_layers(trainer):
     """The :class:`Forecast` for layer-to-layer execution: of a program, which trains one virtual
     minibatch."""
     lowering, config = trainer._lowering, trainer.device.config
-    far = Memory(beats=trainer.device.far_beats or 1.0)
+    far = Memory(beats=trainer.device.far_beats or Memory.beats)
     _, result = somewhere(trainer.model.stages, config, trainer.optimizer)
     found = predict(lowering.train(trainer.virtual_minibatch, 1, (0, 0), lowering.regions, result),
                     config, far=far)

@@ -4,15 +4,15 @@ Both who predicts programs (:mod:`.cycle_model`) and who puts instructions in or
 (:mod:`.lowering.interleave`) follow :class:`Units`, instruction by instruction.
 """
 
-from collections import deque
+from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from gradmill_hw.isa import (
     COMPARISONS,
     AddSource,
     FunctionOp,
     Kind,
+    MaskKind,
     MulSource,
     Opcode,
     Queue,
@@ -20,17 +20,15 @@ from gradmill_hw.isa import (
 )
 from gradmill_hw.stash.formats import GROUP, from_tag
 
+from .banks import Access, Banks, Passage, Transfer
 
-__all__ = ["UNITS", "Bus", "Memory", "Units", "encoder_cycles", "link_rows", "product_cycles",
-           "quantiser_cycles", "vector_cycles"]
+
+__all__ = ["UNITS", "Bus", "Memory", "TransferTimes", "Units", "encoder_cycles", "link_rows",
+           "product_cycles", "quantiser_cycles", "vector_cycles"]
 
 #: Cycles that an instruction on gradients may be put off until products are placed beside which it
 #: can run.
 _PUT_OFF = 400
-
-#: Products whose banks are remembered: more than can run beside one vector instruction.
-_REMEMBERED = 64
-
 
 @dataclass(frozen=True)
 class _Latencies:
@@ -46,13 +44,17 @@ class _Latencies:
     dispatch:      int = 3   # from the queue to the unit
     between:       int = 2   # starts of a queue
     token:         int = 2   # from the end of an instruction to the start of one that waits for it
+    fetch_group:   int = 4   # instructions that are asked for at once
     fetch:         int = 12  # from the answer of the memory to the sequencer
     load:          int = 14  # command to request, and last beat to the on-chip memory
     store:         int = 18  # command to the first beat on the bus, and response to the end
+    rows_ahead:    int = 8   # rows of stores between the on-chip memory and the bus
+    buffered:      int = 16  # beats of loads between the bus and the on-chip memory
     encode:        int = 48  # of the stash codec, beside what :func:`encoder_cycles` says
     decode:        int = 15  # of the stash codec, beyond a tile of rows
     check:         int = 14  # of a transfer, of one side of a copy
     link:          int = 9   # from the sender's memory to the receiver's
+    listed:        int = 16  # stores of a memory tier on their way
     credits:       int = 16  # rows that a sender is ahead of the receiver
 
 
@@ -61,22 +63,32 @@ UNITS = _Latencies()
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory tier: cycles to the first beat, beats per cycle in each direction."""
+    """A memory tier: cycles to the first beat; beats per cycle in both directions together, of
+    which one direction has at most one."""
     latency: int = 16
-    beats:   float = 1.0
+    beats:   float = 2.0
 
 
 class Bus:
-    """One direction of a memory tier: transfers follow each other."""
+    """One direction of a memory tier: transfers follow each other.
+
+    Members
+    -------
+    rate : float
+        Beats per cycle.
+    free : float
+        When the last one has passed.
+    """
 
     def __init__(self, memory):
         self.memory, self.free = memory, 0
+        self.rate = min(1, memory.beats)
 
     def transfer(self, start, beats, after=0):
         """Cycle in which the last beat of a transfer asked for at ``start`` has passed; whom they
         are for takes beats from ``after`` on, one a cycle."""
         begin = max(start + self.memory.latency, self.free, after)
-        self.free = begin + beats / min(1, self.memory.beats)
+        self.free = begin + beats / self.rate
         return self.free
 
 
@@ -127,17 +139,41 @@ def link_rows(fields, n):
     return -(-fields["rows"] // n) * n * fields["blocks"]
 
 
-class _Product(NamedTuple):
-    """Where a ``MATMUL`` streams rows from ``begin`` to ``end``: its banks, and the share of cycles
-    in which it takes each."""
-    begin:    int
-    end:      int
-    rows:     int     # bank of the tensor memory with A
-    weights:  int     # bank of the tensor memory with W
-    acc:      int     # bank of the accumulators
-    streamed: float   # cycles with a row, which is read and, later, written
-    loaded:   float   # cycles with a row of W
-    added:    float   # cycles with a read of the accumulators
+@dataclass(eq=False)
+class TransferTimes:
+    """What a ``LOAD`` or ``STORE`` moves: ``runs`` of ``rows`` in ``beats`` each over ``bus``.
+
+    Parameters
+    ----------
+    queue : Queue
+        Of the unit.
+    bus : Bus
+        Of the memory tier.
+    runs, rows, beats : int
+        Runs, rows and beats of each.
+    needs, pace
+        As of :class:`.banks.Passage`.
+    ahead : int
+        Rows that have left the on-chip memory before the first beat.
+    buffered : float
+        Cycles that the bus is free before the last row has passed.
+    more : int
+        Rows for which the last one passes later.
+    after : int
+        Cycles from the last row to the end.
+    """
+
+    queue: Queue
+    bus:   Bus
+    runs:  int
+    rows:  int
+    beats: int
+    needs: dict
+    pace:  float
+    ahead: int = 0
+    buffered: float = 0
+    more:  int = 0
+    after: int = 0
 
 
 class Units:
@@ -149,48 +185,54 @@ class Units:
         Sizes.
     buses : sequence of Bus
         Read and write direction of near memory, then of far memory.
+    others_wait : bool
+        See :class:`.banks.Banks`.
 
     Members
     -------
     free : dict
         :class:`Queue` -> cycle from which its unit takes another instruction.
-    passed : dict
-        Vector unit, store -> cycle until which products may keep its latest instruction waiting.
+    banks : Banks
+        Rows on their way.
     """
 
-    def __init__(self, config, buses):
-        self.config, self.buses = config, buses
+    def __init__(self, config, buses, others_wait=True):
+        self.config, self.buses, self.banks = config, buses, Banks(others_wait)
         self.free = dict.fromkeys(Queue, 0)
-        self.passed = dict.fromkeys((Queue.VECTOR, Queue.STORE), 0)
         self._streamed = 0  # when the array has had its last row
-        self._moved = {Queue.LOAD: 0, Queue.STORE: 0}      # when the last row has passed the unit
-        self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has
-        self._products = deque(maxlen=_REMEMBERED)
+        self._vector = None                                # the latest VECTOR
+        self._moving = {}  # queue -> the latest transfer: bus, passage, beats buffered before it
+        self._passed_on = {Queue.LOAD: 0, Queue.STORE: 0}  # when the last beat has passed the unit
         #: latest COPY: all beats have come, writes begin, are answered, and their tier
         self._copied = 0, 0, 0, None
-        self._stored = None  # latest STORE: fields, op, first row, rows, beats, end on the bus
 
     def execute(self, opcode, fields, op, start):
-        """End of an instruction of any queue but those of the links that starts at ``start``;
-        ``op`` are its operands."""
+        """The :class:`.banks.Passage` of an instruction of any queue but those of the links that
+        starts at ``start``; ``op`` are its operands."""
         if opcode is Opcode.MATMUL:
-            return self._multiply(fields, op, start)
-        if opcode is Opcode.VECTOR:
-            end = self.free[Queue.VECTOR] = self.passed[Queue.VECTOR] = (
-                start + self._rows(fields, op, start))
-            return end
-        if opcode is Opcode.COPY:
-            return self._copy(fields, start)
-        return self._transfer(opcode, fields, op, start)
+            passage = self._multiply(fields, op, start)
+        elif opcode is Opcode.VECTOR:
+            passage = self._vector = self.banks.add(self._rows(fields, op, start))
+        elif opcode is Opcode.COPY:
+            passage = self._copy(fields, start)
+        else:
+            passage = self._transfer(opcode, fields, op, start)
+        if self._vector:
+            self.free[Queue.VECTOR] = self._vector.end
+        for bus, moving, buffered in self._moving.values():
+            bus.free = max(bus.free, moving.passed - buffered)
+        return passage
 
-    def kept_waiting(self, fields, op, start):
-        """Cycles that a ``VECTOR`` which starts at ``start`` waits for banks, if gradients are
-        streamed after the products that are known."""
-        cycles = self._rows(fields, op, start)
-        nominal = sum(vector_cycles(fields, self.config))
+    def kept_waiting(self, fields, op, start, banks=True):
+        """Cycles that a ``VECTOR`` which starts at ``start`` waits for banks, unless ``banks`` do
+        not count, if gradients are streamed after the products that are known."""
+        passage = self._rows(fields, op, start)
+        self.banks.estimate(passage)
+        cycles = passage.end - start
+        waited = cycles - sum(vector_cycles(fields, self.config)) if banks else 0
         if fields["a_space"] == Space.TENSOR:
-            return cycles - nominal + min(max(0, start + cycles - self._streamed), _PUT_OFF)
-        return cycles - nominal
+            waited += min(max(0, start + cycles - self._streamed), _PUT_OFF)
+        return waited
 
     def _multiply(self, fields, op, start):
         n, m = self.config.n, fields["m"]
@@ -202,122 +244,134 @@ class Units:
             fields["accumulate"] * UNITS.turnaround)
         self.free[Queue.MATRIX] = self._streamed - 2 * n
         added = inner - 1 + (fields["accumulate"] != 0)
-        self._products.append(_Product(
-            begin, self._streamed, self._tensor_bank(op[0]), self._tensor_bank(op[1]),
-            self._acc_bank(op[2]), m / step, n / step, m / step * added / max(1, inner)))
-        return begin + (inner * outer - 1) * step + m + UNITS.product
+        rows, acc = self._tensor_bank(op[0]), self._acc_bank(op[2])
+        shares = {Access.TENSOR_READ(self._tensor_bank(op[1])): n / step}
+        shares[Access.TENSOR_READ(rows)] = m / step
+        shares[Access.ACC_READ(acc)] = m / step * added / max(1, inner)
+        shares[Access.ACC_WRITE(acc)] = m / step
+        end = begin + (inner * outer - 1) * step + m + UNITS.product
+        return self.banks.add(Passage.of_product(begin, self._streamed, shares,
+                                                 end - self._streamed))
 
     def _rows(self, fields, op, start):
-        """Cycles of a ``VECTOR`` from ``start``. The matrix unit comes first in every bank: rows
-        pass in the cycles that it leaves."""
+        """Rows of a ``VECTOR`` from ``start``."""
         rows, latency = vector_cycles(fields, self.config)
-        from_tensor = fields["a_space"] == Space.TENSOR
-        reads = [] if from_tensor else [self._acc_bank(op[0])]
+        needs = Counter()
+        if fields["a_space"] == Space.TENSOR:
+            needs.update((Access.TENSOR_READ(self._tensor_bank(op[0])), Access.TENSOR_PATH))
+        else:
+            needs[Access.ACC_READ(self._acc_bank(op[0]))] += 1
         if fields["mul"] == MulSource.ROW or fields["add_source"] == AddSource.ROW:
-            reads.append(self._acc_bank(op[1]))
-        alone = 1 / 2 if len(reads) == 2 and reads[0] == reads[1] else 1
-        tensor = self._tensor_bank(op[0]) if from_tensor else None
-        written = self._acc_bank(op[2]) if fields["write_acc"] else None
-
-        def taken(product):
-            return max(product.added if product.acc in reads else 0,
-                       product.streamed if product.acc == written else 0,
-                       product.streamed if product.rows == tensor else 0)
-
-        passed = self._passed(start + UNITS.vector_fill, rows, alone, taken)
-        return round(passed) - start - UNITS.vector_fill + latency
+            needs[Access.ACC_READ(self._acc_bank(op[1]))] += 1
+        if fields["write_acc"]:
+            needs[Access.ACC_WRITE(self._acc_bank(op[2]))] += 1
+        if fields["write_tensor"]:
+            needs[Access.TENSOR_WRITE] += 1
+        if fields["mask"] == MaskKind.MEMORY:
+            needs[Access.MASK_READ] += 1
+        if fields["write_mask"]:
+            needs[Access.MASK_WRITE] += 1
+        pace = 1
+        if fields["function"] != FunctionOp.NONE:
+            # A row needs its banks in one of as many cycles.
+            turns = self.config.lanes_per_function
+            rows, latency, pace = (rows - 1) // turns + 1, latency - turns + 1, 1 / turns
+        return Passage(Queue.VECTOR, start + UNITS.vector_fill, rows, needs, pace=pace,
+                       after=latency - UNITS.vector_fill)
 
     def send(self, fields, op, start):
-        """Cycles in which the rows of a ``SEND`` from ``start`` on are read."""
-        bank = self._tensor_bank(op[0])
+        """The :class:`.banks.Passage` of a ``SEND`` whose rows are read from ``start`` on."""
+        needs = {Access.TENSOR_READ(self._tensor_bank(op[0])): 1, Access.TENSOR_PATH: 1}
+        if fields["masked"]:
+            needs[Access.MASK_READ] = 1
+        return self.banks.add(Passage(Queue.LINK_OUT, start, link_rows(fields, self.config.n),
+                                      needs))
 
-        def taken(product):
-            return max(product.streamed if product.rows == bank else 0,
-                       product.loaded if product.weights == bank else 0)
+    def receive(self, fields, sending):
+        """The :class:`.banks.Transfer` of rows that another tile sends in the passage ``sending``,
+        written by a ``RECEIVE``."""
+        needs = {Access.TENSOR_WRITE: 1, Access.MASK_WRITE: 1}
+        if not fields["masked"]:
+            del needs[Access.MASK_WRITE]
+        receiving = self.banks.add(Passage(Queue.LINK_IN, sending.begin + UNITS.link,
+                                           sending.rows, needs))
+        return Transfer(sending, receiving, UNITS.link)
 
-        return round(self._passed(start, link_rows(fields, self.config.n), 1, taken)) - start
-
-    def _passed(self, now, rows, alone, taken):
-        """Cycle in which ``rows`` have passed from ``now`` on, ``alone`` a cycle beside no product
-        and at most the share that is not ``taken(product)`` beside one."""
-        for product in self._products:
-            if product.end <= now or not rows:
-                continue
-            if product.begin > now:
-                free = min(rows, (product.begin - now) * alone)
-                now, rows = now + free / alone, rows - free
-            rate = min(alone, 1 - taken(product))
-            if rate * (product.end - now) >= rows:
-                now, rows = now + (rows / rate if rows else 0), 0
-            else:
-                now, rows = product.end, rows - rate * (product.end - now)
-        return now + rows / alone
+    def transfer(self, opcode, fields, op):
+        """:class:`TransferTimes` of a ``LOAD`` or ``STORE``."""
+        config, kind, codec = self.config, Kind(fields["kind"]), fields["codec"]
+        write = opcode is Opcode.STORE
+        if kind is Kind.BFP:
+            needs = ({Access.TENSOR_READ(self._tensor_bank(op[0])): 1, Access.TENSOR_PATH: 1}
+                     if write else {Access.TENSOR_WRITE: 1})
+        elif kind is Kind.FP32:
+            needs = {(Access.ACC_READ if write else Access.ACC_WRITE)(self._acc_bank(op[0])): 1}
+        else:
+            needs = {Access.MASK_READ if write else Access.MASK_WRITE: 1}
+        beats = (config.run_bytes(kind.name.lower(), fields["run"], codec)
+                 // config.beat_bytes)
+        bus = self.buses[2 * fields["tier"] + write]
+        pace = min(1, bus.rate * fields["run"] / max(1, beats))
+        own = TransferTimes(
+            opcode.queue, bus, fields["count0"] * fields["count1"] * fields["count2"],
+            fields["run"], beats, needs, pace)
+        if write:
+            own.after = bus.memory.latency + UNITS.store - 4
+            own.ahead = UNITS.rows_ahead
+            if codec:
+                # It is asked for when the beats are there.
+                own.after += encoder_cycles(fields, config.n)
+                own.buffered = float("inf")
+        else:
+            own.after = UNITS.load
+            own.buffered = UNITS.buffered * max(1, own.rows / max(1, beats))
+            if codec:
+                own.needs, own.more = {}, config.n + UNITS.decode
+        return own
 
     def _transfer(self, opcode, fields, op, start):
         """A unit checks an instruction while rows of earlier ones move. Rows and beats pass it in
         order, each one a cycle, whichever memory they come from or go to."""
-        runs = fields["count0"] * fields["count1"] * fields["count2"]
-        kind = Kind(fields["kind"]).name.lower()
-        beats = runs * (self.config.run_bytes(kind, fields["run"], fields["codec"])
-                        // self.config.beat_bytes)
-        rows = runs * fields["run"]
-        write = opcode is Opcode.STORE
-        bus = self.buses[2 * fields["tier"] + write]
-        queue, begin = opcode.queue, max(start, self._moved[opcode.queue])
-        self.free[queue] = start + UNITS.check + runs
+        own = self.transfer(opcode, fields, op)
+        beats, bus, queue = own.runs * own.beats, own.bus, own.queue
+        self.free[queue] = start + UNITS.check + own.runs
         came = bus.transfer(start + 4, beats, self._passed_on[queue])
-        if write:
-            self._stored = fields, op, begin, rows, beats, came
-            return self.stored()
+        begin = start if queue is Queue.STORE else came - beats / bus.rate
+        passage = self.banks.add(Passage(
+            queue, begin, own.runs * own.rows + own.more, own.needs, pace=own.pace, at_least=came,
+            after=own.after))
         self._passed_on[queue] = came
-        begin = max(came - beats / min(1, bus.memory.beats), self._moved[queue])
-        if fields["codec"]:
-            written = begin + rows + self.config.n + UNITS.decode
-        else:
-            bank = self._acc_bank(op[0]) if kind == "fp32" else None
-            written = self._passed(begin, rows, 1, lambda product:
-                                   product.streamed if product.acc == bank else 0)
-        self._moved[queue] = round(max(came, written))
-        return self._moved[queue] + UNITS.load
-
-    def stored(self):
-        """End of the latest ``STORE``, if the products that are known are all that it meets. The
-        matrix unit comes first in every bank."""
-        fields, op, begin, rows, beats, sent = self._stored
-        memory, kind = self.buses[2 * fields["tier"] + 1].memory, Kind(fields["kind"])
-        bank = (self._tensor_bank if kind is Kind.BFP else self._acc_bank)(op[0])
-
-        def taken(product):
-            if kind is Kind.BFP:
-                return max(product.streamed if product.rows == bank else 0,
-                           product.loaded if product.weights == bank else 0)
-            return product.added if kind is Kind.FP32 and product.acc == bank else 0
-
-        self.passed[Queue.STORE] = self._moved[Queue.STORE] = round(
-            self._passed(begin, rows, 1, taken))
-        paced = self._passed(begin, rows, min(1, memory.beats * rows / max(1, beats)), taken)
-        self._passed_on[Queue.STORE] = round(max(sent, paced))
-        delay = encoder_cycles(fields, self.config.n) if fields["codec"] else 0
-        return self._passed_on[Queue.STORE] + memory.latency + UNITS.store - 4 + delay
+        self._moving[queue] = bus, passage, own.buffered
+        return passage
 
     def _copy(self, fields, start):
-        """End of a ``COPY``, which is checked, read and written while others are in the two other
-        stages; its reads run ahead of its writes."""
-        kind = Kind(fields["kind"]).name.lower()
-        beats = fields["count"] * (self.config.run_bytes(kind, fields["run"], fields["codec"])
-                                   // self.config.beat_bytes)
-        source = self.buses[2 * fields["tier"]]
-        target = self.buses[2 * fields["target_tier"] + 1]
+        begin = self.free[Queue.COPY] = self.copy_begins(fields, start)
+        beats, source = self.copy_beats(fields)
+        return self.copy(fields, source.transfer(begin, beats))
+
+    def copy_begins(self, fields, start):
+        """When a ``COPY`` that starts at ``start`` is read. It is checked, read and written while
+        others are in the two other stages; its reads run ahead of its writes."""
         came, begun, written, tier = self._copied
-        self.free[Queue.COPY] = begin = max(start + 2 * UNITS.check, came, begun,
-                                            written if tier == fields["tier"] else 0)
-        came = source.transfer(begin, beats)
+        return max(start + 2 * UNITS.check, came, begun, written if tier == fields["tier"] else 0)
+
+    def copy_beats(self, fields):
+        """Beats of a ``COPY``, and the bus that reads them."""
+        kind = Kind(fields["kind"]).name.lower()
+        return (fields["count"] * (self.config.run_bytes(kind, fields["run"], fields["codec"])
+                                   // self.config.beat_bytes), self.buses[2 * fields["tier"]])
+
+    def copy(self, fields, came):
+        """The passage of a ``COPY`` whose last beat has come at ``came``."""
+        beats, source = self.copy_beats(fields)
+        target = self.buses[2 * fields["target_tier"] + 1]
+        written = self._copied[2]
         # A slow tier takes the first beat at once, and has the last one before it is free again.
-        early = 1 / min(1, target.memory.beats) - 1
-        begun = max(came - beats / source.memory.beats, written - early)
+        early = 1 / target.rate - 1
+        begun = max(came - beats / source.rate, written - early)
         end = round(max(target.transfer(begun, beats) - early, came) + target.memory.latency)
         self._copied = came, begun, end, fields["target_tier"]
-        return end
+        return Passage(Queue.COPY, came, 0, {}, at_least=end)
 
     def _acc_bank(self, row):
         return row // (self.config.acc_rows // self.config.banks)

@@ -41,7 +41,7 @@ class Jump(Signature):
 
 
 class Fetch(wiring.Component):
-    """Reads instructions in sequence, up to :attr:`capacity` ahead, in requests of four.
+    """Reads instructions in sequence, ``config.fetch_ahead`` of them ahead, in requests of four.
 
     A program lies in one near window with permission to read; of several the first is taken. An
     instruction beyond it, or with a bus error, is handed on with ``error`` when its turn comes:
@@ -51,7 +51,7 @@ class Fetch(wiring.Component):
     Parameters
     ----------
     config : Config
-        ``bus_bits``, ``address_bits``.
+        ``bus_bits``, ``address_bits``, ``fetch_ahead``.
 
     Members
     -------
@@ -80,11 +80,6 @@ class Fetch(wiring.Component):
             "idle":    Out(1),
         })
 
-    @property
-    def capacity(self):
-        """Instructions requested ahead."""
-        return 16 if self.config.beat_bytes * 2 >= INSTRUCTION_BYTES else 8
-
     def elaborate(self, platform):
         m = Module()
         config = self.config
@@ -92,7 +87,7 @@ class Fetch(wiring.Component):
         # An instruction is several beats, or a beat several instructions.
         beats = max(1, INSTRUCTION_BYTES // config.beat_bytes)
         parts = max(1, config.beat_bytes // INSTRUCTION_BYTES)
-        depth = self.capacity * beats // parts
+        depth = config.fetch_ahead * beats // parts
         shift = INSTRUCTION_BYTES.bit_length() - 1
 
         def beat_start(instruction):
@@ -121,10 +116,10 @@ class Fetch(wiring.Component):
             ]
 
         # Requests: to the end of a group, or of the window.
-        active      = Signal()                          # since a jump
-        reserved    = Signal(range(self.capacity + 1))  # instructions requested, not handed on
-        outstanding = Signal(range(2 * depth + 2))      # beats
-        stale       = Signal.like(outstanding)          # of these, from before a jump
+        active      = Signal()                              # since a jump
+        reserved    = Signal(range(config.fetch_ahead + 1))  # requested, not handed on
+        outstanding = Signal(range(2 * depth + 2))          # beats
+        stale       = Signal.like(outstanding)              # of these, from before a jump
         low         = block[:2]
         final       = block[2:] == end[2:]
         stop        = Signal(3)
@@ -134,7 +129,7 @@ class Fetch(wiring.Component):
         m.d.comb += [
             stop.eq(Mux(final, beat_start(end[:2]), GROUP)),
             size.eq(stop - low),
-            room.eq(reserved <= self.capacity - GROUP),
+            room.eq(reserved <= config.fetch_ahead - GROUP),
             issue.eq(active & within & ~behind & ~searching & room & ~self.abort
                      & ~self.jump.valid & (~request.valid | request.ready)
                      & (outstanding <= depth)),

@@ -17,7 +17,7 @@ __all__ = ["show_tiers"]
 
 def show_tiers(job, config, settings, loss, optimizer, fast, stash, far_bandwidth):
     """Print the table; ``fast``: a :class:`FastMemory`, ``far_bandwidth``: beats per cycle."""
-    far = Memory(beats=far_bandwidth or 1.0)
+    far = Memory(beats=far_bandwidth or Memory.beats)
     sizes = {name: settings[name] for name in ("virtual_minibatch", "sub_minibatch")}
 
     def learned(options):

@@ -76,7 +76,8 @@ class TileBuffers:
     n samples, it does not, and they lie beside the gradients. In the accumulators the matrix unit
     goes round panels in different banks, while the vector unit works on the ones before; gradients
     and everything else are in a bank of their own, if they fit, otherwise in the inner two; the
-    optimizer's panels are in the outer banks.
+    optimizer's panels are in the outer banks; if they are used again, in turn, so that one is
+    stored while the next one is read.
 
     A *set* is what a sub-minibatch leaves for its backward pass: the input and the gradient of
     every stage, and the signs of the inputs. Sets are used in turn.
@@ -309,6 +310,9 @@ class TileBuffers:
         except ConfigError:
             pass
         self.prefetched = len(self.optimizer) >= chunks
+        if not self.prefetched:
+            for panel in self.optimizer[1::2]:
+                panel["weight"], panel["momentum"] = panel["momentum"], panel["weight"]
 
     def owners(self, memory, rows):
         """What the rows with these numbers of ``"tensor"``, ``"acc"`` or ``"mask"`` belong to:

@@ -13,14 +13,17 @@ neighbours: programs cannot deadlock (see :mod:`.pipeline`).
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradmill_hw.isa import Opcode, Queue, Space
 
+from ..cycle_model import predict
 from ..unit_times import UNITS, Bus, Memory, Units
+from ..banks import Passage
 from .buffers import VIRTUAL_ROWS
 from .dependencies import Node, TileDependencies
 from .footprint import Fields
+from .programs import assemble
 
 
 __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
@@ -29,6 +32,13 @@ __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
 #: Loads that a queue holds at a time, by default: they are often late, and a full queue stops the
 #: sequencer.
 _LOADS = 2
+
+
+#: Long ended.
+_DONE = Passage(None, -UNITS.token, 0, {})
+
+#: Executions of which :func:`_period` takes the two in the middle.
+_RUNS = 4
 
 
 #: Queue of an opcode; matrix and vector unit keep each other waiting, so they count as one.
@@ -63,12 +73,13 @@ class Interleaving:
     ----------
     orders : list of list
         By tile: ``(place in its code, {virtual panel row: real row})``.
-    cycles : int
-        Of the tile that takes longest.
+    cycles : float
+        Of one that follows others like it. From the first instruction to the last, if only one
+        order was found.
     """
 
     orders: list
-    cycles: int
+    cycles: float
 
     def apply(self, codes):
         """Code of each tile in the new order, with real panels."""
@@ -85,12 +96,13 @@ def _rename(instruction, panels):
 
 
 def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads=_LOADS,
-               stores_wait=True):
+               others_wait=True, repeats=True):
     """The :class:`Interleaving` of ``codes``.
 
     A virtual minibatch finds the tiles busy with the one before, the later ones for longer. So for
-    several tiles two orders are found, one for idle tiles and one behind it, and the one counts
-    that follows itself in fewer cycles.
+    several tiles four orders are found: one for idle tiles, one behind it, one in which nobody
+    makes way because of a bank, and one that does not know that links and transfers wait for banks.
+    The one counts that follows itself in the fewest cycles.
 
     Parameters
     ----------
@@ -107,25 +119,42 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
     far : Memory
         How fast far memory is, if that is known.
     held : sequence of int
-        Activation sets that each tile holds before; if not given none, and what comes before is a
-        virtual minibatch like this one.
+        Activation sets that each tile holds before; none if not given.
     loads : int
         Loads that a queue holds at a time.
-    stores_wait : bool
-        Whether it is known that a ``STORE`` waits for the product that is placed after it.
+    others_wait : bool
+        Whether it is known that links and transfers wait for banks.
+    repeats : bool
+        Whether others like it come before and after; if not, the order for idle tiles counts.
     """
-    placing = _Placing(config, buffers, far or Memory(), loads, stores_wait)
     nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
-    idle = _ordered(nodes, placing), placing.orders
-    if held is not None or len(buffers) == 1:
-        return Interleaving(placing.orders, max(placing.ends()))
-    placing.begin()
-    behind = _ordered(nodes, placing), placing.orders
-    return min((Interleaving(orders, _repeated(order, placing))
-                for order, orders in (idle, behind)), key=lambda found: found.cycles)
+    several = repeats and len(buffers) > 1
+    tried = [(True, (True, True, False)), (False, (True,))] if several else [(others_wait, (True,))]
+    found = []
+    for known, make_way in tried:
+        placing = _Placing(config, buffers, far or Memory(), loads, known)
+        for banks in make_way:
+            placing.begin(banks)
+            _order(nodes, placing)
+            found.append(Interleaving(placing.orders, max(placing.ends())))
+    if several:
+        found = [replace(one, cycles=_period(config, one.apply(codes), far)) for one in found]
+    return min(found, key=lambda one: one.cycles)
 
 
-def _ordered(nodes, placing):
+def _period(config, codes, far):
+    """Cycles of the ``codes`` of all tiles between others like them, as the cycle model expects
+    them: the mean of two executions."""
+    programs, ends = [assemble(config, [code] * _RUNS) for code in codes], [0] * _RUNS
+    for spans in predict(programs, config, far=far, spans=True).spans:
+        for queue in config.queues:
+            own = [end for name, _, end, *_ in spans if name is queue]
+            for run in range(_RUNS if own else 0):
+                ends[run] = max(ends[run], own[len(own) // _RUNS * (run + 1) - 1])
+    return (ends[2] - ends[0]) / 2
+
+
+def _order(nodes, placing):
     """``nodes`` in the order in which they are placed: at each step, of those that are ready, the
     one with the lowest key."""
     blocked = {node: len(node.after) for node in nodes}
@@ -137,26 +166,13 @@ def _ordered(nodes, placing):
     for node in nodes:
         if not blocked[node]:
             ready.add(node)
-    order = []
     for _ in nodes:
         node = ready.take()
         placing.place(node)
-        order.append(node)
         for other in then.get(node, ()):
             blocked[other] -= 1
             if not blocked[other]:
                 ready.add(other)
-    return order
-
-
-def _repeated(order, placing):
-    """Cycles of nodes placed in ``order``, behind themselves: the mean of two that follow two."""
-    starts = []
-    for _ in range(4):
-        starts.append(placing.begin())
-        for node in order:
-            placing.place(node)
-    return max(end - start for start, end in zip(starts[2], placing.ends(), strict=True)) // 2
 
 
 def interleave_one(buffers, code, **options):
@@ -208,35 +224,35 @@ class _Ready:
 class _Placing:
     """Follows the units of all tiles while instructions are placed."""
 
-    def __init__(self, config, buffers, far, loads, stores_wait):
-        self._config, self._stores_wait = config, stores_wait
+    def __init__(self, config, buffers, far, loads, others_wait):
+        self._config = config
         buses = [Bus(memory) for memory in (Memory(), Memory(), far, far)]
-        self._units = [Units(config, buses) for _ in buffers]
+        self._units = [Units(config, buses, others_wait) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
-        self.orders = [[] for _ in buffers]  # see :meth:`begin`
+        self.orders, self._banks = None, True  # see :meth:`begin`
         self._handed = [0 for _ in buffers]  # by tile: when the sequencer handed out the latest one
-        self._ends = {}
+        self._passages = {}  # node -> its passage through banks, which says when it ends
+        self._delays = [0 for _ in buffers]
         self._bank = config.tensor_rows // config.banks
-        #: by tile: opcode, bank -> when the last product, or sum of gradients, leaves it
+        #: by tile: opcode, bank -> the last product, or sum of gradients, in it
         self._turns = [{} for _ in buffers]
         #: by tile: instructions placed in queues that keep each other waiting
         self._placed = [dict.fromkeys(_STATE.values(), 0) for _ in buffers]
         self._keys = {}  # node -> those that its key depends on, its key then
-        #: by tile and queue: ends of as many instructions as may be in the queue
-        self._places = [{q: deque([0] * depth, depth) for q in Queue
+        #: by tile and queue: passages of as many instructions as may be in the queue
+        self._places = [{q: deque([_DONE] * depth, depth) for q in Queue
                          for depth in [loads if q is Queue.LOAD else config.queue_depth]}
                         for _ in buffers]
-        #: by tile: real panel -> when it is free; those filled are absent
-        self._panels = [dict.fromkeys(own.panels, 0) for own in buffers]
+        #: by tile: real panel -> passage that has emptied it; those filled are absent
+        self._panels = [dict.fromkeys(own.panels, _DONE) for own in buffers]
         self._held = [{} for _ in buffers]     # virtual panel -> real panel
         self._last = [None for _ in buffers]   # the panel filled last
-        self._vector = [None for _ in buffers]  # the last VECTOR: node, panel, operands, start
-        self._store = [None for _ in buffers]   # the last STORE: node, panel
 
-    def begin(self):
-        """Begin new orders, behind what has been placed; returns :meth:`ends` of that."""
-        self.orders = [[] for _ in self._units]
-        return self.ends()
+    def begin(self, banks):
+        """Begin new orders, behind what has been placed. ``banks``: whether a ``VECTOR`` makes way
+        for who needs not wait for banks."""
+        self.orders, self._banks = [[] for _ in self._units], banks
+        self._keys.clear()
 
     def ends(self):
         """By tile: when its matrix and vector unit are free."""
@@ -255,83 +271,62 @@ class _Placing:
         return known[1]
 
     def _key(self, node):
-        start = max((self._ends[other] + UNITS.token for other in node.waits), default=0)
+        start = max((self._passages[other].end + UNITS.token for other in node.waits),
+                    default=0)
         for t, _, opcode, _ in node.parts:
             # The sequencer stops at a queue that has no place.
-            start = max(start, self._units[t].free[opcode.queue], self._places[t][opcode.queue][0],
-                        self._handed[t])
+            start = max(start, self._units[t].free[opcode.queue], self._handed[t],
+                        self._places[t][opcode.queue][0].end)
         t, _, opcode, fields = node.parts[0]
         if node.panel is not None:
-            start = max(start, min(self._panels[t].values(), default=float("inf")))
+            ends = (passage.end for passage in self._panels[t].values())
+            start = max(start, min(ends, default=float("inf")) + UNITS.token)
         ready = start
         start = max(start, self._turn(t, opcode, fields))
         if node.urgent and self._sums(opcode, fields):
             return ready, node.number, start
         if opcode is Opcode.VECTOR:
             op = self._operands(node, t, fields)
-            return start + self._units[t].kept_waiting(fields, op, start), node.number, start
+            cycles = self._units[t].kept_waiting(fields, op, start, self._banks)
+            return start + cycles, node.number, start
         return start, node.number, start
 
     def place(self, node):
         """Append the instructions of ``node`` to their tiles."""
         *_, start = self.key(node)
         for tile, _, own, _ in node.parts:
-            self._handed[tile] = max(self._handed[tile], self._places[tile][own.queue][0])
+            self._handed[tile] = max(self._handed[tile], self._places[tile][own.queue][0].end)
         t, _, opcode, fields = node.parts[0]
         panels = self._choose(node, t, start)
         for tile, index, *_ in node.parts:
             self.orders[tile].append((index, panels))
         if opcode is Opcode.SEND:
-            end = self._transfer(node, start)
+            passage = self._transfer(node, start)
         else:
             op = self._operands(node, t, fields)
-            end = self._units[t].execute(opcode, fields, op, start)
+            passage = self._units[t].execute(opcode, fields, op, start)
+        self._passages[node] = passage
         for tile, _, own, _ in node.parts:
-            self._places[tile][own.queue].append(end)
+            self._places[tile][own.queue].append(passage)
             self._placed[tile][_STATE[own]] += 1
-        panel = None if node.uses is None else self._held[t].pop(node.uses)
-        self._end(node, panel, end)
-        if opcode is Opcode.VECTOR:
-            self._vector[t] = node, panel, op, start
-        elif opcode is Opcode.STORE and self._stores_wait:
-            self._store[t] = node, panel
-        elif opcode is Opcode.MATMUL:
-            self._hinder(t)
-
-    def _end(self, node, panel, end):
-        """Note when ``node`` ends, which empties the real ``panel``, if it empties any."""
-        t, _, opcode, fields = node.parts[0]
-        self._ends[node] = end
-        if panel is not None:
-            self._panels[t][panel] = end + UNITS.token
+        if node.uses is not None:
+            self._panels[t][self._held[t].pop(node.uses)] = passage
         if opcode is Opcode.MATMUL or self._sums(opcode, fields):
-            self._turns[t][opcode, fields["op0"] // self._bank] = end + UNITS.token
-
-    def _hinder(self, t):
-        """The product that has just been placed may take banks from the last ``VECTOR`` and the
-        last ``STORE``."""
-        if self._vector[t]:
-            node, panel, op, start = self._vector[t]
-            (_, _, opcode, fields), = node.parts
-            self._put_off(t, node, panel, self._units[t].execute(opcode, fields, op, start))
-        if self._store[t]:
-            self._put_off(t, *self._store[t], self._units[t].stored())
-
-    def _put_off(self, t, node, panel, end):
-        """``node``, the last one of its queue, ends at ``end``."""
-        if end != self._ends[node]:
-            self._places[t][node.parts[0][2].queue][-1] = end
-            self._end(node, panel if panel in self._panels[t] else None, end)
+            self._turns[t][opcode, fields["op0"] // self._bank] = passage
+        if self._units[t].banks.delays != self._delays[t]:
+            self._delays[t] = self._units[t].banks.delays
             self._keys.clear()
 
     def _turn(self, t, opcode, fields):
         """When products and sums of gradients in the same bank let each other begin."""
         bank = fields["op0"] // self._bank
         if opcode is Opcode.MATMUL:
-            return self._turns[t].get((Opcode.VECTOR, bank), 0)
-        if self._sums(opcode, fields):
-            return self._turns[t].get((Opcode.MATMUL, bank), 0)
-        return 0
+            last = self._turns[t].get((Opcode.VECTOR, bank))
+        elif self._sums(opcode, fields):
+            last = self._turns[t].get((Opcode.MATMUL, bank))
+        else:
+            last = None
+        return last.end + UNITS.token if last else 0
 
     @staticmethod
     def _sums(opcode, fields):
@@ -344,10 +339,11 @@ class _Placing:
         if node.panel is not None:
             free, bank = self._panels[t], self._config.acc_rows // self._config.banks
             filled = [row // bank for row in self._held[t].values()]
-            filled += [row // bank for row, end in free.items() if end > start]
+            filled += [row // bank for row, last in free.items() if last.end > start - UNITS.token]
             last = None if self._last[t] is None else self._last[t] // bank
-            chosen = min(free, key=lambda row: (free[row] > start, filled.count(row // bank),
-                                                row // bank == last, free[row]))
+            chosen = min(free, key=lambda row: (
+                free[row].end > start - UNITS.token, filled.count(row // bank),
+                row // bank == last, free[row].end))
             del free[chosen]
             self._held[t][node.panel], self._last[t] = chosen, chosen
         return self._panel(node, t)
@@ -364,9 +360,9 @@ class _Placing:
         return [panels.get(fields[f"op{k}"], fields[f"op{k}"]) for k in range(3)]
 
     def _transfer(self, node, start):
-        (sender, _, _, fields), (receiver, *_) = node.parts
-        cycles = self._units[sender].send(fields, self._operands(node, sender, fields), start)
-        end = start + UNITS.link + cycles
-        self._units[sender].free[Queue.LINK_OUT] = start + cycles + 4
-        self._units[receiver].free[Queue.LINK_IN] = end
-        return end
+        (sender, _, _, fields), (receiver, _, _, other) = node.parts
+        sending = self._units[sender].send(fields, self._operands(node, sender, fields), start)
+        rows = self._units[receiver].receive(other, sending)
+        self._units[sender].free[Queue.LINK_OUT] = rows.end - UNITS.link + 4
+        self._units[receiver].free[Queue.LINK_IN] = rows.end
+        return rows

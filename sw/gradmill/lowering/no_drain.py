@@ -150,7 +150,8 @@ class NoDrainLowering(Lowering):
                    *((t, operation, number - first) for t, operation, number in order))
             if key not in self._interleavings:
                 self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
-                                                      self._limits, held=start)
+                                                      self._limits, held=start,
+                                                      repeats=len(order) == len(self._window))
             yield self._interleavings[key].apply(codes)
 
     def _segments(self, count, subs):

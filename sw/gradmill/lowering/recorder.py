@@ -52,7 +52,8 @@ class Recorder:
         """A pass is complete."""
         self._activations.manager.learn()
         if self._beats:
-            self._activations.far = Memory(beats=min(1.0, self._beats / self._cycles_of_beats))
+            rate = self._beats / self._cycles_of_beats
+            self._activations.far = Memory(beats=rate) if rate < 1 else Memory()
 
     def _now(self, code):
         """Cycles that ``code`` took."""

@@ -117,7 +117,7 @@ class _Chooser:
             *(tuple(overlap * times[s] for s in stages)
               for times in (manager.forward, manager.backward)),
             {s: count * manager.place for s, count in self._buffers.items()}, self._coded,
-            far and 1 / (far.beats * self._lowering.config.beat_bytes), manager.place)
+            far and 1 / (min(1, far.beats) * self._lowering.config.beat_bytes), manager.place)
 
     def decide(self, overlap):
         """Choose, and let the next programs do so."""

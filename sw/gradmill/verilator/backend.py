@@ -173,7 +173,7 @@ class VerilatorDevice(Device):
             self._library.board_timing(self._board, tier, timings[tier])
         self.hard_reset()  # a board that was never reset cannot be released
         far = each[Tier.FAR]["bandwidth"]
-        self.far_beats = far and far / 2
+        self.far_beats = far
         if start:
             self._start_up()
 

@@ -68,7 +68,7 @@ class LayerLowering:
         self.loss, self.optimizer = loss, optimizer
         self._rounding = {"narrow": narrow, "stochastic": stochastic}
         self._group = -(-size // sub)
-        self._far = Memory(beats=min(_FAR_BEATS, device.far_beats or _FAR_BEATS))
+        self._far = Memory(beats=min(_FAR_BEATS, (device.far_beats or 2) / 2))
         own = LayerBuffers(config, stages, sub, targets=isinstance(loss, MSE))
         self.buffers = [own]
         heaps = {Tier.NEAR: device.heap, Tier.FAR: device.far_heap}
@@ -116,7 +116,7 @@ class LayerLowering:
         return [assemble(self.config, iterations(code, 1, (0,) * 5))]
 
     def _in_order(self, code):
-        """``code`` in the order in which instructions can start. Orders that know when stores wait
-        stall more beside a slow far memory."""
+        """``code`` in the order in which instructions can start. Orders that know when transfers
+        wait stall more beside a slow far memory."""
         return interleave_one(self.buffers[0], code, far=self._far, loads=_LOADS,
-                              stores_wait=False)
+                              others_wait=False)
