@@ -247,12 +247,14 @@ def cycles(tiles, count, *virtual):
             for v in virtual]
 
 
-@pytest.mark.parametrize(("tiles", "work", "once"), [(2, 6912, 9000), (4, 3456, 6500)])
+@pytest.mark.parametrize(("tiles", "work", "once"), [
+    pytest.param(2, 6912, 9000, marks=pytest.mark.xfail(
+        strict=True, reason="2.2 % above the products by the cycle model")), (4, 3456, 6500)])
 def test_steady_state(tiles, work, once):
     """A sub-minibatch more takes hardly more than the products of the slowest tile, a virtual
     minibatch costs a fixed time beyond that."""
     few, many = (two - one for one, two in (cycles(tiles, count, 1, 2) for count in (8, 16)))
-    assert many - few < 1.025 * 8 * work, (few, many)
+    assert many - few < 1.02 * 8 * work, (few, many)
     assert many - 16 * work < once, (few, many)
 
 

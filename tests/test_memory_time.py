@@ -17,9 +17,9 @@ CASES = [
     ((6, 16, 24, 32, 32, 24, 16, 4), 128, 32, 0.15, "50%", True),
     ((8, *[32] * 8, 8), 128, 16, 0.1, "35%", True),
 ]
-#: Of the 200 of `python -m bench chains`: cycles over the bound, at most. The last one has a fifth
-#: of fast memory.
-CHAINS = [(0, 1.01), (1, 1.01), (2, 1.01), (91, 1.03)]
+#: `python -m bench chains` has 200.
+CHAINS = [0, 1, 2, pytest.param(91, marks=pytest.mark.xfail(
+    strict=True, reason="2.3 % above the bound by the cycle model, 4.0 % on the RTL"))]
 
 
 @pytest.mark.rtl
@@ -45,10 +45,10 @@ def test_time_is_near_the_bound_and_traffic_is_what_does_not_fit(case):
     assert kept.counters["far_read_stash_bytes"] == 0
 
 
-@pytest.mark.parametrize(("seed", "most"), CHAINS)
-def test_random_chains_are_at_the_bound_in_the_cycle_model(seed, most):
+@pytest.mark.parametrize("seed", CHAINS)
+def test_random_chains_are_at_the_bound_in_the_cycle_model(seed):
     _, above, _ = over(seed)
-    assert above <= most
+    assert above <= 1.01
 
 
 @pytest.mark.rtl
