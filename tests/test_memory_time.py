@@ -19,7 +19,7 @@ CASES = [
 ]
 #: `python -m bench chains` has 200.
 CHAINS = [0, 1, 2, pytest.param(91, marks=pytest.mark.xfail(
-    strict=True, reason="2.3 % above the bound by the cycle model, 4.0 % on the RTL"))]
+    strict=True, reason="2.3 % above the bound by the cycle model"))]
 
 
 @pytest.mark.rtl

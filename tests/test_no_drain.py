@@ -221,7 +221,7 @@ def test_it_is_faster_than_a_schedule_that_drains(tiles, count, most):
     assert rows < cycles["no-drain"] < most * cycles["zero-bubble"], cycles
 
 
-@pytest.mark.xfail(strict=True, reason="waits for buses and links, which the cycle model now counts")
+@pytest.mark.xfail(strict=True, reason="waits for buses and links are counted now")
 @pytest.mark.parametrize(("tiles", "count", "above"), [
     (2, 2, 1.35), (4, 4, 1.22), (2, 4, 1.13), (4, 8, 1.03)])
 def test_it_takes_little_more_than_the_rows_of_the_busiest_array(tiles, count, above):

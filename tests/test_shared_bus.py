@@ -61,8 +61,8 @@ def test_a_unit_moves_runs_in_order_whichever_bus_they_come_from(clock):
                     lambda passage: ends.append(passage.passed))
     clock.run()
     first, second = ends
-    assert first == pytest.approx(LATENCY + 300 + 16)
-    assert second == pytest.approx(first + 16)
+    assert first == LATENCY + 300 + 16
+    assert second == first + 16
 
 
 def test_tiles_do_not_wait_for_each_other_at_two_memories(clock):

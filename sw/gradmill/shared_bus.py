@@ -8,13 +8,10 @@ from collections import deque
 from dataclasses import dataclass
 
 from .banks import Passage
-from .unit_times import Bus
+from .unit_times import UNITS, Bus
 
 
 __all__ = ["Mover", "Served", "SharedBus"]
-
-#: Runs that a unit has asked for and not moved, at most.
-_RUNS_ASKED = 16
 
 
 @dataclass(eq=False)
@@ -165,7 +162,7 @@ class Mover:
         self._ask(now)
 
     def _ask(self, now):
-        if self._asking or not self._runs or len(self._asked) == _RUNS_ASKED:
+        if self._asking or not self._runs or len(self._asked) == UNITS.asked:
             return
         earliest, transfer, number, done = self._runs[0]
         if earliest > now:

@@ -54,6 +54,7 @@ class _Latencies:
     decode:        int = 15  # of the stash codec, beyond a tile of rows
     check:         int = 14  # of a transfer, of one side of a copy
     link:          int = 9   # from the sender's memory to the receiver's
+    asked:         int = 16  # runs that a load or store asks for ahead
     listed:        int = 16  # stores of a memory tier on their way
     credits:       int = 16  # rows that a sender is ahead of the receiver
 
