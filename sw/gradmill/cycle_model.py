@@ -7,7 +7,9 @@ wait for banks that others take (:mod:`.banks`). Cost: linear in instructions.
 """
 
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from heapq import heappop, heappush
 from itertools import count
 
@@ -24,6 +26,7 @@ __all__ = ["Prediction", "predict"]
 
 #: Who takes every beat at once.
 _TAKEN = Passage(None, 0, 0, {})
+
 
 @dataclass
 class Prediction:
@@ -45,6 +48,13 @@ class Prediction:
     tile_cycles: list
     busy:        list
     spans:       list = field(default_factory=list)
+
+
+@cache
+def _semaphores(mask, queue):
+    """``(other queue, queue, channel)`` of the bits of ``wait`` or ``post``."""
+    return [(bit // CHANNELS, queue, bit % CHANNELS) for bit in range(mask.bit_length())
+            if mask >> bit & 1]
 
 
 class _Link:
@@ -78,7 +88,8 @@ class _Tile:
         self.end, self.busy = 0, dict.fromkeys(Queue, 0)
         self.spans = [] if keep else None
         self.units = Units(config, buses)
-        self._commands = commands(bytes(program), (0,) * ARGUMENTS, 0, config.queues)
+        self._commands = program if isinstance(program, Iterator) else commands(
+            bytes(program), (0,) * ARGUMENTS, 0, config.queues)
         self._next, self._last_pc = None, -1
         self._bus = buses[0]
         self._beats = max(1, UNITS.fetch_group * INSTRUCTION_BYTES // config.beat_bytes)
@@ -167,9 +178,7 @@ class _Tile:
                 self._alarms[queue] = earliest
                 self.clock.at(earliest, self._start, queue)
             return
-        keys = [(bit // CHANNELS, queue, bit % CHANNELS)
-                for bit in range(command.fields["wait"].bit_length())
-                if command.fields["wait"] >> bit & 1]
+        keys = _semaphores(command.fields["wait"], queue)
         if not all(self._tokens[key] for key in keys):
             return
         for key in keys:
@@ -239,10 +248,8 @@ class _Tile:
         self._held[queue] -= 1
         self.end = max(self.end, now + 4)
         self._dispatch(now)
-        for bit in range(command.fields["post"].bit_length()):
-            if command.fields["post"] >> bit & 1:
-                self.clock.at(now + UNITS.token, self._post, queue, bit // CHANNELS,
-                              bit % CHANNELS)
+        for consumer, _, channel in _semaphores(command.fields["post"], queue):
+            self.clock.at(now + UNITS.token, self._post, queue, consumer, channel)
 
     def _post(self, now, producer, consumer, channel):
         self._tokens[producer, consumer, channel] += 1
@@ -263,7 +270,8 @@ def _transfer(link):
 
 
 def predict(programs, config, *, near=None, far=None, spans=False):
-    """A :class:`Prediction` for ``programs``, one for each tile from 0 up."""
+    """A :class:`Prediction` for ``programs``, one for each tile from 0 up: a :class:`Program`, its
+    bytes, or an iterator of :class:`Command`."""
     near, far = near or Memory(), far or Memory()
     clock = _Clock()
     buses = [SharedBus(clock, memory, listed=listed, burst_beats=config.burst_beats, served=served)

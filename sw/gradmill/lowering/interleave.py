@@ -23,7 +23,7 @@ from ..banks import Passage
 from .buffers import VIRTUAL_ROWS
 from .dependencies import Node, TileDependencies
 from .footprint import Fields
-from .programs import assemble
+from .programs import repeated
 
 
 __all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
@@ -145,7 +145,7 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
 def _period(config, codes, far):
     """Cycles of the ``codes`` of all tiles between others like them, as the cycle model expects
     them: the mean of two executions."""
-    programs, ends = [assemble(config, [code] * _RUNS) for code in codes], [0] * _RUNS
+    programs, ends = [repeated(config, code, _RUNS) for code in codes], [0] * _RUNS
     for spans in predict(programs, config, far=far, spans=True).spans:
         for queue in config.queues:
             own = [end for name, _, end, *_ in spans if name is queue]

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
-from gradmill_hw.isa import Queue
+from gradmill_hw.isa import INSTRUCTION_BYTES, Queue
+from gradmill_hw.sequencer_model import Command
 
 from ..program import Program
+from .footprint import Fields
 from .synchronise import Synchroniser
 
 
-__all__ = ["Bases", "Loop", "assemble", "bases_at", "iterations"]
+__all__ = ["Bases", "Loop", "assemble", "bases_at", "iterations", "repeated"]
 
 #: Argument registers: samples, labels or outputs, losses, random numbers, virtual minibatches.
 _ARGUMENTS = (1, 2, 3, 4, 5)
@@ -93,6 +95,23 @@ def assemble(config, segments):
             _emit(program, segment.code, waits[start:end], posts[start:end])
     program.halt()
     return program
+
+
+def repeated(config, code, count):
+    """Yield the :class:`Command` of every instruction of ``code``, executed ``count`` times in a
+    row, without base registers: what :func:`assemble` would make of it, for the cycle model."""
+    synchroniser, size = Synchroniser(config), len(code)
+    for opcode, fields in code * 2:
+        synchroniser.add(opcode, fields)
+    first, others = (
+        [Command(0, opcode, tuple(fields.get(name, 0) for name in ("op0", "op1", "op2")),
+                 fields.get("mem", 0), Fields(fields, wait=wait, post=post))
+         for (opcode, fields), wait, post in zip(code, waits, synchroniser.posts[:size],
+                                                 strict=True)]
+        for waits in (synchroniser.waits[:size], synchroniser.waits[size:]))
+    executed = [*first, *others * (count - 1)]
+    for index, command in enumerate(executed):
+        yield command._replace(pc=INSTRUCTION_BYTES * index)
 
 
 def _emit(program, code, waits, posts):
