@@ -103,6 +103,10 @@ class Lowering:
         # neither. Random numbers are counted by the rows of an instruction, so they would be
         # others.
         self._by_rows = len(spans) > 1 and self.versions == 1 and not stochastic
+        #: How many forwards at the beginning of a virtual minibatch are done some rows at a time:
+        #: candidates beside one. The last tile takes one after each backward, so it waits for
+        #: the later ones no more.
+        self._hurried = {len(spans) // 2, len(spans) - 1} - {0, 1} if self._by_rows else ()
         parts = [Part(tuple(stages), first, last) for first, last in spans]
         needed = held(order, len(parts))
         if passing:
@@ -219,20 +223,34 @@ class Lowering:
         nothing but the bases, so they are interleaved in the same way."""
         key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
         if key not in self._interleavings:
-            far = self.activations and self.activations.far
-            self._interleavings[key] = min(
-                ((order, interleave(self.config, self.buffers, codes, steps, self._limits, far))
-                 for order in orders
-                 for codes, steps in [self._written(order, batch, kind, *rest)]),
-                key=lambda found: found[1].cycles)
-        order, interleaving = self._interleavings[key]
-        codes, _ = self._written(order, batch, kind, *rest)
+            self._interleavings[key] = self._best(orders, batch, kind, *rest)
+        order, hurried, interleaving = self._interleavings[key]
+        codes, _ = self._written(order, hurried, batch, kind, *rest)
         return interleaving.apply(codes)
 
-    def _written(self, order, batch, kind, *rest):
+    def _best(self, orders, batch, *rest):
+        """An order, how many forwards are hurried, and the :class:`Interleaving` with the fewest
+        cycles: of the orders that which is best with one, with the number that is best for it."""
+        far = self.activations and self.activations.far
+
+        def found(order, hurried):
+            codes, steps = self._written(order, hurried, batch, *rest)
+            return order, hurried, interleave(self.config, self.buffers, codes, steps,
+                                              self._limits, far)
+
+        def cycles(candidate):
+            return candidate[2].cycles
+
+        best = min((found(order, 1) for order in orders), key=cycles)
+        return min([best, *(found(best[0], hurried) for hurried in self._hurried
+                            if hurried < len(batch.rows))], key=cycles)
+
+    def _written(self, order, hurried, batch, kind, *rest):
         """Instructions of each tile as ``order`` has them, and the steps of :func:`write`."""
         tiles = [kind(Emitter(buffers, **self._rounding), batch, *rest)
                  for buffers in self.buffers]
+        for tile in tiles:
+            tile.hurried = hurried
         if isinstance(tiles[0], TrainTile):
             for tile, stash in zip(tiles, self.stashes, strict=False):
                 tile.stash = stash

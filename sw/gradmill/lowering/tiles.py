@@ -54,12 +54,20 @@ _METHODS = {"F": "forward", "B": "backward", "W": "weights"}
 
 
 class _Tile:
-    """One tile in the course of a virtual minibatch."""
+    """One tile in the course of a virtual minibatch.
+
+    Members
+    -------
+    stash : StashPlaces or None
+        Where activations are stored.
+    hurried : int
+        Sub-minibatches whose forward is done some rows at a time.
+    """
 
     def __init__(self, emit, batch, bases):
         self.emit, self.batch, self.bases = emit, batch, bases
         self.part, self.buffers = emit.part, emit.buffers
-        self.stash = None
+        self.stash, self.hurried = None, 1
         self.before = 0  # sub-minibatches of the program before this virtual minibatch
         self._loaded = 0
 
@@ -88,8 +96,9 @@ class _Tile:
 
     def _by_rows(self, operation, j):
         """Whether ``operation`` is done some rows at a time: while the pipeline fills, other tiles
-        wait for the first forward, while it drains, for the last data gradient."""
-        return self.buffers.by_rows and j == (0 if operation == "F" else len(self.batch.rows) - 1)
+        wait for the first forwards, while it drains, for the last data gradient."""
+        return self.buffers.by_rows and (
+            j < self.hurried if operation == "F" else j == len(self.batch.rows) - 1)
 
     def _out(self, operation, j):
         """Which place for what is sent ``operation`` uses."""
