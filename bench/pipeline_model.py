@@ -18,17 +18,17 @@ DEEP = TILE.replace(tensor_rows=32768, mask_rows=8192)
 #: Memories in which weight gradients of broad layers leave banks to others.
 ROOMY = DEEP.replace(acc_rows=16384)
 #: Memories for 2p - 1 activation sets of many tiles.
-LARGE = TILE.replace(tensor_rows=32768, mask_rows=8192, acc_rows=8192, queue_depth=16)
+LARGE = TILE.replace(tensor_rows=65536, mask_rows=16384, acc_rows=16384, queue_depth=16)
 
 
-def _equal(tiles):
+def _equal(tiles, width):
     """Widths of as many equal tiles: the first and the last have a small layer more."""
-    return 8, *[64] * (tiles + 1), 8
+    return 8, *[width] * (tiles + 1), 8
 
 
-def _unequal(tiles):
+def _unequal(tiles, width):
     """Widths of layers of three sizes."""
-    return 8, *[(64, 64, 40, 64, 48)[s % 5] for s in range(tiles + 1)], 8
+    return 8, *[width * (8, 8, 5, 8, 6)[s % 5] // 8 for s in range(tiles + 1)], 8
 
 
 #: Widths that are balanced on two and on four tiles, others that are not.
@@ -42,10 +42,11 @@ CASES = {
     "4 tiles": (TILE, 4, BALANCED, 16, (8, 16, 32, 64)),
     "4 tiles, M = 64": (DEEP, 4, BALANCED, 64, (8, 16)),
     "4 tiles, unequal": (TILE, 4, UNEQUAL, 16, (16, 64)),
-    "8 tiles": (LARGE, 8, _equal(8), 16, (16, 32, 64)),
-    "8 tiles, unequal": (LARGE, 8, _unequal(8), 16, (64,)),
-    "16 tiles": (LARGE, 16, _equal(16), 16, (32, 64, 128)),
-    "16 tiles, unequal": (LARGE, 16, _unequal(16), 16, (64,)),
+    "8 tiles": (LARGE, 8, _equal(8, 64), 16, (16, 64)),
+    "8 tiles, broad": (LARGE, 8, _equal(8, 128), 32, (15,)),
+    "8 tiles, broad, unequal": (LARGE, 8, _unequal(8, 128), 32, (15,)),
+    "16 tiles, broad": (LARGE, 16, _equal(16, 128), 16, (31,)),
+    "16 tiles, broad, unequal": (LARGE, 16, _unequal(16, 128), 16, (31,)),
 }
 
 
