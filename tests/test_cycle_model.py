@@ -70,6 +70,23 @@ def test_every_instruction_is_followed():
     assert found.cycles == max(found.tile_cycles)
 
 
+def test_programs_that_cannot_end_are_refused():
+    """A semaphore that nobody posts; a transfer without its other half."""
+    config = TILE.replace(tiles=2)
+    ends, waits, sends = (gm.Program(config) for _ in range(3))
+    for program in (ends, waits, sends):
+        program.vector(rows=8, cols=8, write_acc=1, post=[Queue.LINK_OUT])
+    waits.vector(rows=8, cols=8, write_acc=1, wait=[Queue.MATRIX])
+    sends.send(rows=8, blocks=1, wait=[Queue.VECTOR])
+    for program in (ends, waits, sends):
+        program.halt()
+    assert predict([ends, ends], config).cycles > 0
+    for program, opcode in ((waits, "VECTOR"), (sends, "SEND")):
+        with pytest.raises(gm.ProgramError, match=f"tile 1 .* {opcode} waits for ever") as caught:
+            predict([ends, program], config)
+        assert caught.value.index == 1
+
+
 def busy_vector(bank, *, first):
     """Cycles that a vector instruction on ``bank`` of the accumulators takes beside a product into
     bank 0, which is dispatched before or after it."""

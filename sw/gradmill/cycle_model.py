@@ -18,6 +18,7 @@ from gradmill_hw.regs import ARGUMENTS
 from gradmill_hw.sequencer_model import commands
 
 from .banks import Passage
+from .errors import ProgramError
 from .shared_bus import Mover, Served, SharedBus
 from .unit_times import UNITS, Memory, Units
 
@@ -163,6 +164,18 @@ class _Tile:
         self.clock.at(now + UNITS.dispatch, self._start, queue)
         self._fetch(now)
 
+    def check(self, number):
+        """Raise :class:`ProgramError` if something is left to do when nothing moves any more;
+        ``number`` is that of the tile."""
+        left = [waiting[0][1] for waiting in self._waiting.values() if waiting]
+        left += [command for pair in self.links.values() for link in pair
+                 for halves in (link.sends, link.receives)
+                 for tile, command, _ in halves if tile is self]
+        if left:
+            first = min(left, key=lambda command: command.pc)
+            raise ProgramError(f"tile {number} cannot go on: {first.opcode.name} waits for ever",
+                               first.pc // INSTRUCTION_BYTES)
+
     # queues ---------------------------------------------------------------------------------
 
     def _start(self, now, queue):
@@ -271,7 +284,7 @@ def _transfer(link):
 
 def predict(programs, config, *, near=None, far=None, spans=False):
     """A :class:`Prediction` for ``programs``, one for each tile from 0 up: a :class:`Program`, its
-    bytes, or an iterator of :class:`Command`."""
+    bytes, or an iterator of :class:`Command`. Raises :class:`ProgramError` if they cannot end."""
     near, far = near or Memory(), far or Memory()
     clock = _Clock()
     buses = [SharedBus(clock, memory, listed=listed, burst_beats=config.burst_beats, served=served)
@@ -282,6 +295,8 @@ def predict(programs, config, *, near=None, far=None, spans=False):
                    {Peer.PREVIOUS: (right[s], left[s]), Peer.NEXT: (left[s + 1], right[s + 1])},
                    spans) for s, program in enumerate(programs)]
     clock.run()
+    for number, tile in enumerate(tiles):
+        tile.check(number)
     ends = [round(tile.end) for tile in tiles]
     busy = [{queue: round(cycles) for queue, cycles in tile.busy.items()} for tile in tiles]
     return Prediction(max(ends), ends, busy, [tile.spans for tile in tiles] if spans else [])
