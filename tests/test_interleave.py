@@ -247,6 +247,14 @@ def cycles(tiles, count, *virtual):
             for v in virtual]
 
 
+def test_hurried_forwards_shorten_a_virtual_minibatch(monkeypatch):
+    one, two = cycles(4, 8, 1, 2)
+    monkeypatch.setattr(pipeline.Lowering, "_hurried", property(lambda _: (), lambda *_: None),
+                        raising=False)
+    alone, both = cycles(4, 8, 1, 2)
+    assert two - one < both - alone
+
+
 @pytest.mark.parametrize(("tiles", "work", "once"), [
     pytest.param(2, 6912, 9000, marks=pytest.mark.xfail(
         strict=True, reason="2.2 % above the products by the cycle model")), (4, 3456, 6500)])

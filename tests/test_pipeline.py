@@ -139,6 +139,25 @@ def random_order(tiles, count, cap, rng):
     return order
 
 
+@pytest.mark.parametrize("backend", ["emulator", pytest.param("verilator", marks=pytest.mark.rtl)])
+def test_hurried_forwards_give_the_bits_of_one_tile(backend, monkeypatch):
+    """Some rows at a time, in more transfers."""
+    widths, size, sub, samples, sends = (16, 12, 20, 9), 46, 12, 92, []
+    with gm.open("emulator", CHAIN) as device:
+        expected = train(device, widths, size, sub, samples, tiles=1)
+    for hurried in (1, 3, 4):
+        class Hurried(Lowering):
+            def _written(self, order, _, *rest, hurried=hurried):
+                codes, steps = super()._written(order, hurried, *rest)
+                sends.append(sum(opcode is Opcode.SEND for code in codes for opcode, _ in code))
+                return codes, steps
+
+        monkeypatch.setattr("gradmill.planning.Lowering", Hurried)
+        with gm.open(backend, CHAIN, stall=0.3, watchdog=100_000) as device:
+            assert_same(train(device, widths, size, sub, samples), expected)
+        assert sends[-1] > (sends[0] if hurried > 1 else 0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_any_order_gives_the_bits_of_one_tile(seed, alone, monkeypatch):
     rng = random.Random(seed)

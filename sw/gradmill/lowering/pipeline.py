@@ -242,8 +242,9 @@ class Lowering:
             return candidate[2].cycles
 
         best = min((found(order, 1) for order in orders), key=cycles)
-        return min([best, *(found(best[0], hurried) for hurried in self._hurried
-                            if hurried < len(batch.rows))], key=cycles)
+        others = [found(best[0], hurried) for hurried in self._hurried
+                  if hurried < len(batch.rows) and any(own.by_rows for own in self.buffers)]
+        return min([best, *others], key=cycles)
 
     def _written(self, order, hurried, batch, kind, *rest):
         """Instructions of each tile as ``order`` has them, and the steps of :func:`write`."""
