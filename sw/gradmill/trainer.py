@@ -135,6 +135,13 @@ class Trainer:
                                                            self._lowering, device)
         self._parameters.upload()
 
+    def __repr__(self):
+        widths = [self.model.inputs, *(stage.linear.outputs for stage in self.model.stages)]
+        tiles = len(self.plan.spans)
+        return (f"<Trainer: {'-'.join(map(str, widths))} on {tiles} tile{'s' * (tiles > 1)}, "
+                f"B = {self.virtual_minibatch}, M = {self.sub_minibatch}, after epoch "
+                f"{self.epoch}, step {self.step}>")
+
     @property
     def _regions(self):
         return self._parameters.places
