@@ -139,7 +139,7 @@ class Trainer:
         widths = [self.model.inputs, *(stage.linear.outputs for stage in self.model.stages)]
         tiles = len(self.plan.spans)
         return (f"<Trainer: {'-'.join(map(str, widths))} on {tiles} tile{'s' * (tiles > 1)}, "
-                f"B = {self.virtual_minibatch}, M = {self.sub_minibatch}, after epoch "
+                f"B = {self.virtual_minibatch}, M = {self.sub_minibatch}, at epoch "
                 f"{self.epoch}, step {self.step}>")
 
     @property
