@@ -73,11 +73,6 @@ class Device(ABC):
         #: Called with the program addresses of each run, before it starts, if set.
         self.on_run = None
 
-    def __repr__(self):
-        tiles = self.config.tiles
-        return (f"<{type(self).__name__}: {tiles} tile{'s' * (tiles > 1)} of n = {self.config.n}, "
-                f"configuration {self.config.name!r}>")
-
     # what a backend provides ------------------------------------------------------------------
 
     @abstractmethod
