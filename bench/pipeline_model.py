@@ -45,7 +45,7 @@ CASES = {
     "8 tiles": (LARGE, 8, _equal(8, 64), 16, (16, 64)),
     "8 tiles, broad": (LARGE, 8, _equal(8, 128), 32, (15,)),
     "8 tiles, broad, unequal": (LARGE, 8, _unequal(8, 128), 32, (15,)),
-    "16 tiles, broad": (LARGE, 16, _equal(16, 128), 16, (31,)),
+    "16 tiles, broad": (LARGE, 16, _equal(16, 128), 16, (24, 31)),
     "16 tiles, broad, unequal": (LARGE, 16, _unequal(16, 128), 16, (31,)),
 }
 

@@ -41,10 +41,14 @@ back.
 
 """
 
-_CONTROLS = """
+#: The control with the fewest bits.
+_SIGNS = "mask/128"
+_CONTROLS = f"""
 ## Negative controls
-They round to nearest with too few bits. By gradient, a control *fails* where a format with random
-rounding and no more bits has less than half of its bias.
+They round to nearest with too few bits, or ({_SIGNS}) take all positive values for the same. By
+gradient, a control *fails* where a format with random rounding and no more bits has less than half
+of its bias; there is none with as few as {_SIGNS}. By accuracy it fails where the interval lies
+below 0.
 
 | control | data set | bias | least bias of random rounding | by gradient | accuracy |
 |---|---|---|---|---|---|"""
@@ -154,7 +158,8 @@ def _table(rows, tasks, lines):
 
 def _controls(rows, tasks):
     """Which negative controls fail where, by bias and by accuracy."""
-    controls = [row for row in rows if "control" in row["label"] and row["size"]]
+    controls = [row for row in rows
+                if ("control" in row["label"] or row["label"] == _SIGNS) and row["size"]]
     random = [row for row in rows if "stochastic" in row["label"] and row["size"]]
     text, below = [], []
     for row in controls:
@@ -168,18 +173,23 @@ def _controls(rows, tasks):
                 below.append(mean + half < 0)
             text.append(f"| {row['label']} | {task} | {own[1]:.2f} | "
                         f"{'' if least is None else f'{least:.2f}'} | "
-                        f"{'fails' if fails(own, others) else 'holds'} | "
-                        + (f"{mean:+.2f} ± {half:.2f} ({count})" if count > 1 else "") + " |")
+                        f"{_verdict(own, others) if least is not None else ''} | "
+                        + (f"{mean:+.2f} ± {half:.2f} ({count})" if count > 1 else "")
+                        + (", fails" if count > 1 and below[-1] else "") + " |")
     if not text:
         return ""
     return "\n".join([_CONTROLS, *text]) + f"""
 
-By accuracy {sum(below)} of {len(below)} fail, that is, have an interval below 0. Nothing but
+By accuracy {sum(below)} of {len(below)} fail. Nothing but
 the weight gradient is made of the narrowed copy: forward values and data gradients stay exact,
 errors of one layer do not reach another, and a gradient that has lost length but kept its direction
-(cosine) still descends. The bias is the reason to round at random, not an accuracy that these
-networks lose.
+(cosine) still descends. Rounding to nearest loses length: small values become zero. Where they
+become large ones instead, direction suffers too.
 """
+
+
+def _verdict(own, others):
+    return "fails" if fails(own, others) else "holds"
 
 
 def _adaptive(lines):

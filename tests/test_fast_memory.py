@@ -10,6 +10,8 @@ import gradmill as gm
 from bench.memory import CONFIG, network
 from gradmill.cli.train import follow, tell
 from gradmill.lowering.passing import ActivationMemory
+from gradmill.lowering.pipeline import Lowering
+from gradmill.lowering.tiles import Variant
 from gradmill_hw.config import NANO, SIM, ConfigError
 from gradmill_hw.regs import COUNTERS, Tier
 
@@ -89,6 +91,29 @@ def test_traffic_is_what_does_not_fit_there_and_back():
         assert (steady == expected_bytes(trainer, [40] * 4)).all()
         # The recorded pass leaves more, down to the low threshold.
         assert first[0] >= expected_bytes(trainer, [40])
+
+
+@pytest.mark.parametrize("backend", ["emulator", pytest.param("verilator", marks=pytest.mark.rtl)])
+@pytest.mark.parametrize("late", [(1 / 4, 1 / 4), (1 / 2, 0.0), (1.0, 1.0)])
+def test_what_is_stored_late_keeps_its_bits_and_leaves_once(late, backend, monkeypatch):
+    case = (9, *[24] * 6, 5), 24, 16
+    reference, *_ = trained(*case, 4 * 24, config=CONFIG)
+    written, codes = Lowering._written, []
+
+    def stored_late(self, order, _, *rest):
+        codes.append([written(self, order, Variant(late=own), *rest) for own in ((0, 0), late)])
+        return codes[-1][1]
+
+    monkeypatch.setattr(Lowering, "_written", stored_late)
+    fast = gm.FastMemory("35%", poison=True)
+    _, first, _ = trained(*case, 24, config=CONFIG, fast_memory=fast)
+    found, counters, trainer = trained(*case, 4 * 24, config=CONFIG, fast_memory=fast,
+                                       backend=backend,
+                                       device={"stall": 0.3} if backend == "verilator" else {})
+    assert found == reference
+    moved = np.subtract(far_stash(counters), far_stash(first))
+    assert (moved == expected_bytes(trainer, [24] * 3)).all()
+    assert codes[-1][0] != codes[-1][1]
 
 
 @pytest.mark.parametrize("fast", ["8%", "16%"])

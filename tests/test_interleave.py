@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 import gradmill as gm
+from bench.chains import case, modelled
 from gradmill.cycle_model import predict
 from gradmill.lowering import interleave as interleaving
 from gradmill.lowering import pipeline
 from gradmill.lowering.buffers import VIRTUAL_ROWS
 from gradmill.lowering.footprint import footprint
-from gradmill.lowering.interleave import Interleaving, interleave
+from gradmill.lowering.interleave import Interleaving, Rules, interleave
 from gradmill.lowering.sets import early, held, paced, received
 from gradmill_hw.config import NANO, TILE
-from gradmill_hw.isa import Opcode
+from gradmill_hw.isa import Class, Opcode
 from tests.test_pipeline import network, random_order
 
 
@@ -31,8 +32,8 @@ def lowered(widths, size, sub, tiles, monkeypatch, config=TILE):
     seen = []
     original = pipeline.interleave
 
-    def spy(*arguments):
-        seen.append((arguments, original(*arguments)))
+    def spy(*arguments, rules):
+        seen.append((arguments, original(*arguments, rules=rules)))
         return seen[-1][1]
 
     monkeypatch.setattr(pipeline, "interleave", spy)
@@ -167,7 +168,7 @@ def test_it_is_faster_than_one_operation_after_the_other(monkeypatch):
     assert taken[0] < 0.8 * taken[1], taken
 
 
-def in_turn(config, buffers, codes, steps, limits, far=None):
+def in_turn(config, buffers, codes, steps, limits, far=None, rules=None):
     """What :func:`interleave` would be without interleaving: panels in turn."""
     orders, at = [[] for _ in codes], [{} for _ in codes]
     for step in steps:
@@ -177,7 +178,7 @@ def in_turn(config, buffers, codes, steps, limits, far=None):
             for row in used:
                 at[t].setdefault(row, buffers[t].panels[len(at[t]) % 2])
             orders[t].append((index, {row: at[t][row] for row in used}))
-    return Interleaving(orders, 0)
+    return Interleaving(orders, 0, rules)
 
 
 @pytest.mark.parametrize("case", range(3))
@@ -207,8 +208,8 @@ def test_placing_takes_the_cycles_that_the_model_predicts(tiles, monkeypatch):
     """Of a virtual minibatch after others like it, if there are several tiles."""
     placed = []
 
-    def spy(*arguments):
-        placed.append(interleave(*arguments))
+    def spy(*arguments, rules):
+        placed.append(interleave(*arguments, rules=rules))
         return placed[-1]
 
     monkeypatch.setattr(pipeline, "interleave", spy)
@@ -368,3 +369,22 @@ def test_one_tile_without_room_does_not_take_sets_from_the_others():
     made = gm.plan(network((64, 8, 8, 8)), TILE.replace(tiles=3, tensor_rows=512),
                    virtual_minibatch=192, sub_minibatch=16)
     assert made.sets[0] < made.sets[2] == 5
+
+
+def test_loads_that_yield_let_activations_pass(monkeypatch):
+    """Parameters wait until the bus is free, activations that come back do not."""
+    seen = []
+
+    def spy(*arguments, rules):
+        seen.append(arguments)
+        return interleave(*arguments, rules=rules or [Rules()])
+
+    monkeypatch.setattr(pipeline, "interleave", spy)
+    modelled(*case(62))
+    _, _, (code,), *_ = seen[0]
+    places = []
+    for yields in (False, True):
+        (order,) = interleave(*seen[0], rules=[Rules(yields=yields)]).orders
+        loads = [code[index][1]["cls"] for index, _ in order if code[index][0] is Opcode.LOAD]
+        places.append(sum(place for place, cls in enumerate(loads) if cls == Class.STASH))
+    assert places[1] < places[0]

@@ -125,6 +125,24 @@ def test_after_the_first_pass_exactly_what_does_not_fit_leaves_at_once():
     assert [move.buffer for move in moves] == new, "though there is room"
 
 
+def test_those_of_the_first_activations_leave_though_others_are_stored_before():
+    owner = manager(5)
+    bench = Bench(owner, dict.fromkeys((1, 2, 3), 4))
+    bench.times()
+    bench.forward()
+    owner.timed_copy(8, 80)
+    owner.learn()
+    bench.backward()
+    assert owner.excess == 12 - 5
+    left = []
+    for activation, count in ((1, 2), (2, 3), (1, 2), (3, 4), (2, 1)):
+        _, moves = owner.produce(activation, count)
+        left += [(move.buffer.activation, move.buffer.part)
+                 for move in [*moves, *owner.write_back()]]
+    assert left == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (1, 2), (1, 3)]
+    assert owner.used == 5
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_chains_lose_nothing_and_move_each_buffer_once(seed):
     rng = np.random.default_rng(seed)

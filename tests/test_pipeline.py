@@ -8,6 +8,7 @@ import pytest
 
 import gradmill as gm
 from gradmill.lowering.pipeline import Lowering
+from gradmill.lowering.tiles import Variant
 from gradmill.planning import EXACT, plan
 from gradmill_hw.config import NANO, TILE, ConfigError
 from gradmill_hw.isa import Opcode, encode
@@ -148,7 +149,7 @@ def test_hurried_forwards_give_the_bits_of_one_tile(backend, monkeypatch):
     for hurried in (1, 3, 4):
         class Hurried(Lowering):
             def _written(self, order, _, *rest, hurried=hurried):
-                codes, steps = super()._written(order, hurried, *rest)
+                codes, steps = super()._written(order, Variant(hurried), *rest)
                 sends.append(sum(opcode is Opcode.SEND for code in codes for opcode, _ in code))
                 return codes, steps
 

@@ -135,7 +135,7 @@ class TileBuffers:
     def __init__(self, config, part, rows, *, sets=(1, 1), targets=False, passing=False,
                  stashed=False, versions=1, by_rows=False):
         self._begin(config, part, rows, by_rows=by_rows and rows >= 2 * config.n)
-        stages = part.stages
+        self.passing, stages = passing, part.stages
         linear = {s: stages[s].linear for s in part.numbers}
         widest = max(layer.outputs for layer in linear.values())
         half, top = config.banks // 2, config.banks - 1
@@ -260,6 +260,7 @@ class TileBuffers:
     def _begin(self, config, part, rows, *, by_rows=False):
         """Empty memories."""
         self.config, self.part, self.rows, self.by_rows = config, part, rows, by_rows
+        self.passing = False
         self._tensor = Arena("tensor memory", config.tensor_rows, config.banks)
         self._acc = Arena("acc memory", config.acc_rows, config.banks)
         self._mask = Arena("mask memory", config.mask_rows, config.banks)

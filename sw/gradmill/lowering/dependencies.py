@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from gradmill_hw.isa import Class, Opcode
-from gradmill_hw.regs import Tier
 
 from .buffers import VIRTUAL_ROWS
 from .footprint import Fields, footprint
@@ -70,7 +69,6 @@ class TileDependencies:
         self._accesses = []                # of memory: (wrote, tier, start, end, (node, queue))
         self._released, self._holds, self._held = [], held, None
         self._filled = {}                  # panel -> what fills it
-        self._leaving = None               # the last copy to far memory
         self._piece = None                 # the last product: operation and layer, node
         self._last, self._gradients = None, []  # data gradients: the last one; first products
 
@@ -98,15 +96,11 @@ class TileDependencies:
             if self._buffers.by_rows:
                 self._follow(node, operation, fields)
         elif (opcode is Opcode.LOAD and operation and operation[0] == "W"
-              and fields["cls"] != Class.STASH):
-            # Parameters are not loaded long before their update, nor placed before the activations
-            # that leave.
-            if self._held is not None:
-                node.after.add(self._held)
-            if self._leaving is not None:
-                node.after.add(self._leaving)
-        elif opcode is Opcode.COPY and fields["target_tier"] == Tier.FAR:
-            self._leaving = node
+              and fields["cls"] != Class.STASH and self._held is not None
+              and not self._buffers.passing):
+            # Parameters are not loaded long before their update. Where activations pass they have
+            # few places, and the earlier they come, the less they are in the way later.
+            node.after.add(self._held)
 
     def _touched(self, opcode, fields):
         """Keys of what an instruction reads and writes on chip, and its footprint. Those of one

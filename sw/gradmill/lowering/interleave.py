@@ -15,7 +15,7 @@ neighbours: programs cannot deadlock (see :mod:`.pipeline`).
 from collections import deque
 from dataclasses import dataclass, replace
 
-from gradmill_hw.isa import Opcode, Queue, Space
+from gradmill_hw.isa import Class, Opcode, Queue, Space
 
 from ..cycle_model import predict
 from ..unit_times import UNITS, Bus, Memory, Units
@@ -26,12 +26,7 @@ from .footprint import Fields
 from .programs import repeated
 
 
-__all__ = ["Interleaving", "Step", "interleave", "interleave_one"]
-
-
-#: Loads that a queue holds at a time, by default: they are often late, and a full queue stops the
-#: sequencer.
-_LOADS = 2
+__all__ = ["Interleaving", "Rules", "Step", "interleave", "interleave_one"]
 
 
 #: Long ended.
@@ -66,6 +61,38 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """By which instructions are put in order: some are better for one program, some for another.
+
+    Parameters
+    ----------
+    loads : int
+        Loads that a queue holds at a time: they are often late, and a full queue stops the
+        sequencer.
+    others_wait : bool
+        Whether it is known that links and transfers wait for banks.
+    yields : bool
+        Whether a load of anything but activations waits until the bus is free, so that activations
+        which come back in the meantime pass first.
+    make_way : tuple of bool
+        Orders that are found one behind the other: whether a ``VECTOR`` makes way for who needs not
+        wait for banks.
+    """
+
+    loads:       int = 2
+    others_wait: bool = True
+    yields:      bool = False
+    make_way:    tuple = (True,)
+
+
+#: Tried for several tiles, each of which finds its neighbours busy with a virtual minibatch before.
+_CHAIN = Rules(make_way=(True, True, False)), Rules(others_wait=False)
+#: Tried for a tile whose activations pass: which transfers are first decides.
+_PASSING = tuple(Rules(loads, yields=yields, make_way=(True, True))
+                 for loads, yields in ((2, False), (1, False), (3, False), (2, True)))
+
+
+@dataclass(frozen=True)
 class Interleaving:
     """Where each instruction goes.
 
@@ -76,10 +103,13 @@ class Interleaving:
     cycles : float
         Of one that follows others like it. From the first instruction to the last, if only one
         order was found.
+    rules : Rules
+        By which it was found.
     """
 
     orders: list
     cycles: float
+    rules:  Rules
 
     def apply(self, codes):
         """Code of each tile in the new order, with real panels."""
@@ -95,14 +125,12 @@ def _rename(instruction, panels):
                     for name, value in fields.items()}
 
 
-def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads=_LOADS,
-               others_wait=True, repeats=True):
+def interleave(config, buffers, codes, steps, limits, far=None, held=None, rules=None):
     """The :class:`Interleaving` of ``codes``.
 
-    A virtual minibatch finds the tiles busy with the one before, the later ones for longer. So for
-    several tiles four orders are found: one for idle tiles, one behind it, one in which nobody
-    makes way because of a bank, and one that does not know that links and transfers wait for banks.
-    The one counts that follows itself in the fewest cycles.
+    A virtual minibatch finds the tiles busy with the one before, the later ones for longer. So
+    several orders are found where that matters: for idle tiles, behind another one, and by other
+    rules. The one counts that follows itself in the fewest cycles.
 
     Parameters
     ----------
@@ -120,24 +148,21 @@ def interleave(config, buffers, codes, steps, limits, far=None, held=None, loads
         How fast far memory is, if that is known.
     held : sequence of int
         Activation sets that each tile holds before; none if not given.
-    loads : int
-        Loads that a queue holds at a time.
-    others_wait : bool
-        Whether it is known that links and transfers wait for banks.
-    repeats : bool
-        Whether others like it come before and after; if not, the order for idle tiles counts.
+    rules : sequence of Rules
+        Which are tried; by default those that suit the tiles. With one order only nothing is
+        compared.
     """
     nodes = _nodes(buffers, codes, steps, limits, held or [0] * len(limits))
-    several = repeats and len(buffers) > 1
-    tried = [(True, (True, True, False)), (False, (True,))] if several else [(others_wait, (True,))]
+    if rules is None:
+        rules = (_CHAIN if len(buffers) > 1 else _PASSING if buffers[0].passing else (Rules(),))
     found = []
-    for known, make_way in tried:
-        placing = _Placing(config, buffers, far or Memory(), loads, known)
-        for banks in make_way:
+    for own in rules:
+        placing = _Placing(config, buffers, far or Memory(), own)
+        for banks in own.make_way:
             placing.begin(banks)
             _order(nodes, placing)
-            found.append(Interleaving(placing.orders, max(placing.ends())))
-    if several:
+            found.append(Interleaving(placing.orders, max(placing.ends()), own))
+    if len(found) > 1:
         found = [replace(one, cycles=_period(config, one.apply(codes), far)) for one in found]
     return min(found, key=lambda one: one.cycles)
 
@@ -175,10 +200,12 @@ def _order(nodes, placing):
                 ready.add(other)
 
 
-def interleave_one(buffers, code, **options):
-    """``code`` of a tile on its own, interleaved; ``options`` are those of :func:`interleave`."""
+def interleave_one(buffers, code, far=None, rules=None):
+    """``code`` of a tile on its own, interleaved by one set of :class:`Rules`; ``far`` is that of
+    :func:`interleave`."""
     steps = [Step(None, [(0, index)]) for index in range(len(code))]
-    return interleave(buffers.config, [buffers], [code], steps, [1], **options).apply([code])[0]
+    return interleave(buffers.config, [buffers], [code], steps, [1], far,
+                      rules=[rules or Rules()]).apply([code])[0]
 
 
 def _nodes(buffers, codes, steps, limits, held):
@@ -224,10 +251,10 @@ class _Ready:
 class _Placing:
     """Follows the units of all tiles while instructions are placed."""
 
-    def __init__(self, config, buffers, far, loads, others_wait):
-        self._config = config
+    def __init__(self, config, buffers, far, rules):
+        self._config, self._yields = config, rules.yields
         buses = [Bus(memory) for memory in (Memory(), Memory(), far, far)]
-        self._units = [Units(config, buses, others_wait) for _ in buffers]
+        self._units = [Units(config, buses, rules.others_wait) for _ in buffers]
         self._rows = [own.panel_rows for own in buffers]
         self.orders, self._banks = None, True  # see :meth:`begin`
         self._handed = [0 for _ in buffers]  # by tile: when the sequencer handed out the latest one
@@ -241,7 +268,7 @@ class _Placing:
         self._keys = {}  # node -> those that its key depends on, its key then
         #: by tile and queue: passages of as many instructions as may be in the queue
         self._places = [{q: deque([_DONE] * depth, depth) for q in Queue
-                         for depth in [loads if q is Queue.LOAD else config.queue_depth]}
+                         for depth in [rules.loads if q is Queue.LOAD else config.queue_depth]}
                         for _ in buffers]
         #: by tile: real panel -> passage that has emptied it; those filled are absent
         self._panels = [dict.fromkeys(own.panels, _DONE) for own in buffers]
@@ -259,8 +286,9 @@ class _Placing:
         return [max(units.free[Queue.MATRIX], units.free[Queue.VECTOR]) for units in self._units]
 
     def key(self, node):
-        """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later), its
-        place in the schedule, and when it would start."""
+        """When ``node`` can start (a ``VECTOR``: could, had it not to wait for banks later; a
+        ``LOAD`` that yields: when the bus is free), its place in the schedule, and when it would
+        start."""
         placed = [(self._placed[t][_STATE[opcode]], self._handed[t])
                   for t, _, opcode, _ in node.parts]
         if node.panel is not None:
@@ -289,6 +317,9 @@ class _Placing:
             op = self._operands(node, t, fields)
             cycles = self._units[t].kept_waiting(fields, op, start, self._banks)
             return start + cycles, node.number, start
+        if self._yields and opcode is Opcode.LOAD and fields["cls"] != Class.STASH:
+            bus = self._units[t].buses[2 * fields["tier"]]
+            return max(start, bus.free), node.number, start
         return start, node.number, start
 
     def place(self, node):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from gradmill_hw.isa import Class, Opcode
 
 from .emitter import Emitter
-from .interleave import interleave, interleave_one
+from .interleave import Rules, interleave, interleave_one
 from .optimizer import RATES, WeightUpdate, load_parameters, load_version, update_bias
 from .pipeline import RANDOM_STEP, Lowering, write
 from .programs import assemble, bases_at
@@ -149,9 +149,10 @@ class NoDrainLowering(Lowering):
             key = (start, *map(len, codes), *(tuple(stash.formats) for stash in self.stashes),
                    *((t, operation, number - first) for t, operation, number in order))
             if key not in self._interleavings:
+                once = len(order) != len(self._window)
                 self._interleavings[key] = interleave(self.config, self.buffers, codes, steps,
                                                       self._limits, held=start,
-                                                      repeats=len(order) == len(self._window))
+                                                      rules=[Rules()] if once else None)
             yield self._interleavings[key].apply(codes)
 
     def _segments(self, count, subs):

@@ -225,6 +225,7 @@ class PassingTile(TrainTile):
     def __init__(self, memory, *arguments):
         super().__init__(*arguments)
         self.memory = memory
+        self._waiting = []  # arguments of :meth:`_store`, of what is stored late
 
     def _mark(self, start, field, *, first):
         """Products are marked where they are made: while recording, each piece is gone at once."""
@@ -258,21 +259,36 @@ class PassingTile(TrainTile):
             self._label("hold")
         if s == self.part.last:
             return
-        last = piece.block + piece.blocks == self.emit.buffers.x[0][s + 1].blocks
+        total = self.emit.buffers.x[0][s + 1].blocks
+        last = piece.block + piece.blocks == total
         if s + 1 in self.memory.plan.kept:
-            self._store(s + 1, m, piece.blocks, last=last)
-            self.memory.write_back(self.emit, m)
+            own = s + 1, m, piece.blocks, last
+            if self._late(s, (piece.block + piece.blocks) / total):
+                self._waiting.append(own)
+            else:
+                self._store(*own)
         if last:
+            due = [own for own in self._waiting if own[0] <= s]
+            self._waiting = self._waiting[len(due):]
+            for own in due:
+                self._store(*own)
             self._boundary(s, "forward")
 
-    def _store(self, s, m, count, *, last):
+    def _late(self, s, share):
+        """Whether a piece of the result of stage ``s`` with which this ``share`` of it is there is
+        stored when the next stage has its result."""
+        return (share > 1 - self.variant.late[s > self.part.first] and s + 2 <= self.part.last
+                and self.memory.recorder is None)
+
+    def _store(self, s, m, count, last):
         """``count`` column blocks of activation ``s``, or with the last one all that are coded
-        together."""
+        together; then copies of what will have to leave."""
         runs = self.memory.runs(self.emit, s, m).count
         if runs == self.emit.buffers.x[0][s].blocks:
             self.memory.store(self.emit, s, m, count)
         elif last:
             self.memory.store(self.emit, s, m, runs)
+        self.memory.write_back(self.emit, m)
 
     def weights(self, j):
         emit, memory, m = self.emit, self.memory, self.batch.rows[j]

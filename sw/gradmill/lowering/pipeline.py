@@ -21,7 +21,7 @@ from .layout import blocks, somewhere
 from .optimizer import load_parameters
 from .programs import assemble, iterations
 from .sets import early, held, paced, received
-from .tiles import Batch, PredictTile, TrainTile
+from .tiles import Batch, PredictTile, TrainTile, Variant
 
 
 __all__ = ["RANDOM_STEP", "Lowering", "TileFull", "write"]
@@ -31,6 +31,9 @@ RANDOM_STEP = 1 << 24
 
 #: Share of the products of the busiest tile from which on the last tile cannot wait for its loss.
 _FULL = 3 / 4
+
+#: Shares of activations that are stored behind the next ones, beside none.
+_LATE_STORES = (1 / 2, 1 / 4), (1 / 2, 1 / 2)
 
 #: Sub-minibatches at the end of a virtual minibatch for whose sums of gradients its products wait
 #: on the first tile, so that its update is not late.
@@ -224,34 +227,38 @@ class Lowering:
         key = kind, batch.size, *(tuple(stash.formats) for stash in self.stashes)
         if key not in self._interleavings:
             self._interleavings[key] = self._best(orders, batch, kind, *rest)
-        order, hurried, interleaving = self._interleavings[key]
-        codes, _ = self._written(order, hurried, batch, kind, *rest)
+        order, variant, interleaving = self._interleavings[key]
+        codes, _ = self._written(order, variant, batch, kind, *rest)
         return interleaving.apply(codes)
 
-    def _best(self, orders, batch, *rest):
-        """An order, how many forwards are hurried, and the :class:`Interleaving` with the fewest
-        cycles: of the orders that which is best with one, with the number that is best for it."""
+    def _best(self, orders, batch, kind, *rest):
+        """An order, a :class:`Variant` and the :class:`Interleaving` with the fewest cycles: of the
+        orders that which is best as things are usually done, then the best way to do them."""
         far = self.activations and self.activations.far
 
-        def found(order, hurried):
-            codes, steps = self._written(order, hurried, batch, *rest)
-            return order, hurried, interleave(self.config, self.buffers, codes, steps,
-                                              self._limits, far)
+        def found(order, variant, rules=None):
+            codes, steps = self._written(order, variant, batch, kind, *rest)
+            return order, variant, interleave(self.config, self.buffers, codes, steps,
+                                              self._limits, far, rules=rules)
 
         def cycles(candidate):
             return candidate[2].cycles
 
-        best = min((found(order, 1) for order in orders), key=cycles)
-        others = [found(best[0], hurried) for hurried in self._hurried
+        best = min((found(order, Variant()) for order in orders), key=cycles)
+        others = [found(best[0], Variant(hurried)) for hurried in self._hurried
                   if hurried < len(batch.rows) and any(own.by_rows for own in self.buffers)]
+        if (self.activations and self.activations.manager.excess
+                and kind is not PredictTile):
+            others += [found(best[0], Variant(late=late), [best[2].rules])
+                       for late in _LATE_STORES]
         return min([best, *others], key=cycles)
 
-    def _written(self, order, hurried, batch, kind, *rest):
+    def _written(self, order, variant, batch, kind, *rest):
         """Instructions of each tile as ``order`` has them, and the steps of :func:`write`."""
         tiles = [kind(Emitter(buffers, **self._rounding), batch, *rest)
                  for buffers in self.buffers]
         for tile in tiles:
-            tile.hurried = hurried
+            tile.variant = variant
         if isinstance(tiles[0], TrainTile):
             for tile, stash in zip(tiles, self.stashes, strict=False):
                 tile.stash = stash

@@ -1,5 +1,7 @@
 """A first sub-minibatch, run piece by piece to see what it does and how long it takes."""
 
+from fractions import Fraction
+
 from ..cycle_model import predict
 from ..unit_times import Memory
 from .interleave import interleave_one
@@ -7,6 +9,13 @@ from .programs import assemble
 
 
 __all__ = ["Recorder"]
+
+#: Beats per cycle of the slowest far memory that is told from slower ones, and up to which ratio
+#: two are the same.
+_SLOWEST, _EXACT = 1e-4, 1.0001
+#: A memory rather has a ratio with no larger denominator than another one that explains as well
+#: what was measured.
+_SIMPLE = 64
 
 
 class Recorder:
@@ -22,8 +31,8 @@ class Recorder:
 
     def __init__(self, lowering, execute):
         self._lowering, self._execute = lowering, execute
-        self._cycles = 0  # of the stage at hand
-        self._beats = self._cycles_of_beats = 0  # copied, and cycles in which they were
+        self._cycles = 0   # of the stage at hand
+        self._copies = []  # programs that only copy, and the cycles that each took
 
     @property
     def _activations(self):
@@ -42,28 +51,41 @@ class Recorder:
 
     def run_copies(self, code, count):
         """Copies of ``count`` buffers and nothing else."""
-        beats = count * self._activations.manager.place / self._lowering.config.beat_bytes
-        cycles, least = self._run_now(code)
+        program = self._program(code)
+        cycles = self._execute(program)
         self._activations.manager.timed_copy(count, cycles)
-        self._beats += beats
-        self._cycles_of_beats += beats + cycles - least
+        self._copies.append((program, cycles))
 
     def learn(self):
         """A pass is complete."""
         self._activations.manager.learn()
-        if self._beats:
-            rate = self._beats / self._cycles_of_beats
-            self._activations.far = Memory(beats=rate) if rate < 1 else Memory()
+        if self._copies:
+            self._activations.far = self._far()
+
+    def _far(self):
+        """The far memory with which the cycle model expects the cycles that copies took; one
+        without limit if they were no slower than that."""
+        took = sum(cycles for _, cycles in self._copies)
+
+        def expected(beats):
+            return sum(predict([program], self._lowering.config, far=Memory(beats=beats)).cycles
+                       for program, _ in self._copies)
+
+        low, high = _SLOWEST, 1.0
+        if expected(high) >= took:
+            return Memory()
+        while high / low > _EXACT:
+            middle = (low * high) ** 0.5
+            low, high = (low, middle) if expected(middle) <= took else (middle, high)
+        simple = float(Fraction(high).limit_denominator(_SIMPLE))
+        return Memory(beats=simple if expected(simple) == expected(high) else high)
 
     def _now(self, code):
         """Cycles that ``code`` took."""
-        return self._run_now(code)[0]
+        return self._execute(self._program(code))
 
-    def _run_now(self, code):
-        """Cycles that ``code`` took, and those that it would take with memories of a beat a
-        cycle."""
-        config, buffers = self._lowering.config, self._lowering.buffers[0]
-        ordered = interleave_one(buffers, list(code))
+    def _program(self, code):
+        """``code`` in the order in which it can start; it is emptied."""
+        ordered = interleave_one(self._lowering.buffers[0], list(code))
         code.clear()
-        program = assemble(config, [ordered])
-        return self._execute(program), predict([program], config).cycles
+        return assemble(self._lowering.config, [ordered])

@@ -11,7 +11,7 @@ from .layout import blocks
 from .optimizer import WeightUpdate, update_bias
 
 
-__all__ = ["Batch", "PredictTile", "TrainTile"]
+__all__ = ["Batch", "PredictTile", "TrainTile", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,23 @@ class Batch:
         return [self.sub] * whole + [rest] * bool(rest)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What can be done in more than one way, whichever takes fewer cycles.
+
+    Parameters
+    ----------
+    hurried : int
+        Sub-minibatches whose forward is done some rows at a time.
+    late : (float, float)
+        Where activations pass: share of the first one, and of each other one, that is stored behind
+        the next one. Products that read an activation leave its bank no cycle for stores.
+    """
+
+    hurried: int = 1
+    late:    tuple = (0.0, 0.0)
+
+
 #: Operation -> method of a tile.
 _METHODS = {"F": "forward", "B": "backward", "W": "weights"}
 
@@ -60,14 +77,14 @@ class _Tile:
     -------
     stash : StashPlaces or None
         Where activations are stored.
-    hurried : int
-        Sub-minibatches whose forward is done some rows at a time.
+    variant : Variant
+        How it does that.
     """
 
     def __init__(self, emit, batch, bases):
         self.emit, self.batch, self.bases = emit, batch, bases
         self.part, self.buffers = emit.part, emit.buffers
-        self.stash, self.hurried = None, 1
+        self.stash, self.variant = None, Variant()
         self.before = 0  # sub-minibatches of the program before this virtual minibatch
         self._loaded = 0
 
@@ -98,7 +115,7 @@ class _Tile:
         """Whether ``operation`` is done some rows at a time: while the pipeline fills, other tiles
         wait for the first forwards, while it drains, for the last data gradient."""
         return self.buffers.by_rows and (
-            j < self.hurried if operation == "F" else j == len(self.batch.rows) - 1)
+            j < self.variant.hurried if operation == "F" else j == len(self.batch.rows) - 1)
 
     def _out(self, operation, j):
         """Which place for what is sent ``operation`` uses."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 __all__ = ["Buffer", "Manager", "Move"]
@@ -104,6 +105,7 @@ class Manager:
         self._copied = [0, 0]  # buffers that were copied alone, cycles
         self.made = self.most_used = 0
         self._excess = None    # buffers that leave; unknown before the first time
+        self._before = {}      # activation -> buffers of earlier ones
         self._issue = {}       # activation -> stage whose backward fetches it
         self.begin()
 
@@ -147,7 +149,8 @@ class Manager:
                for k, address in enumerate(self._fast.take(count))]
         own += new
         self._produced += count
-        self.sizes[activation] = len(own)
+        if not self.learned:
+            self.sizes[activation] = len(own)
         self.made = max(self.made, sum(map(len, self._alive.values())))
         self.most_used = max(self.most_used, self.used)
         return new, moves
@@ -172,7 +175,8 @@ class Manager:
         for buffer in self._resident() if self.learned else ():
             if self._evicted >= self._excess:
                 break
-            moves += self._evict(buffer)
+            if self._before[buffer.activation] + buffer.part < self._excess:
+                moves += self._evict(buffer)
         return moves
 
     def _resident(self):
@@ -254,6 +258,8 @@ class Manager:
     def learn(self):
         """The first forward pass has been recorded, or the backward pass after it."""
         self._excess = max(0, self.made - self.high)
+        self._before = dict(zip(self.sizes, accumulate(self.sizes.values(), initial=0),
+                                strict=False))
         self.time_fetches(self.copies)
 
     @property

@@ -10,7 +10,7 @@ from gradmill_hw.regs import Tier
 
 from ...nn import MSE
 from ...unit_times import Memory
-from ..interleave import interleave_one
+from ..interleave import Rules, interleave_one
 from ..layout import parameter_regions
 from ..optimizer import load_parameters
 from ..programs import assemble, iterations
@@ -26,8 +26,8 @@ __all__ = ["LayerLowering"]
 #: with a faster one that order is nearly as good, while that for a fast one is not with a slower
 #: one.
 _FAR_BEATS = 0.25
-#: Loads that a queue may hold then.
-_LOADS = 3
+#: Of the order then.
+_RULES = Rules(loads=3, others_wait=False)
 #: Numbers of layers are a byte of an instruction.
 _MOST = 256
 
@@ -118,5 +118,4 @@ class LayerLowering:
     def _in_order(self, code):
         """``code`` in the order in which instructions can start. Orders that know when transfers
         wait stall more beside a slow far memory."""
-        return interleave_one(self.buffers[0], code, far=self._far, loads=_LOADS,
-                              others_wait=False)
+        return interleave_one(self.buffers[0], code, self._far, _RULES)
