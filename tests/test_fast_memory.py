@@ -12,6 +12,8 @@ from gradmill.cli.train import follow, tell
 from gradmill.lowering.passing import ActivationMemory
 from gradmill.lowering.pipeline import Lowering
 from gradmill.lowering.tiles import Variant
+from gradmill.memory.activations import foresee
+from gradmill.unit_times import Memory
 from gradmill_hw.config import NANO, SIM, ConfigError
 from gradmill_hw.regs import COUNTERS, Tier
 
@@ -91,6 +93,17 @@ def test_traffic_is_what_does_not_fit_there_and_back():
         assert (steady == expected_bytes(trainer, [40] * 4)).all()
         # The recorded pass leaves more, down to the low threshold.
         assert first[0] >= expected_bytes(trainer, [40])
+
+
+@pytest.mark.parametrize(("beats", "found"), [
+    (0.002, 0.002), (0.01, 0.01), (0.1, 0.1), (0.3371, 0.3371), (1.0, 2.0), (2.0, 2.0)])
+def test_the_speed_of_far_memory_is_learned_from_copies(beats, found):
+    """Memory that takes a beat a cycle is as good as one without limit."""
+    with gm.open("emulator", CONFIG, near_bytes=1 << 22) as device:
+        trainer = gm.Trainer(network((9, *[24] * 5, 5)), device, optimizer=gm.SGD(0.05, 0.9),
+                             virtual_minibatch=16, sub_minibatch=16, fast_memory="35%")
+        foresee(trainer._lowering, 16, trainer._regions, trainer._losses_at, Memory(beats=beats))
+    assert trainer._lowering.activations.far.beats == pytest.approx(found, rel=2e-3)
 
 
 @pytest.mark.parametrize("backend", ["emulator", pytest.param("verilator", marks=pytest.mark.rtl)])

@@ -78,7 +78,7 @@ class Recorder:
             middle = (low * high) ** 0.5
             low, high = (low, middle) if expected(middle) <= took else (middle, high)
         simple = float(Fraction(high).limit_denominator(_SIMPLE))
-        return Memory(beats=simple if expected(simple) == expected(high) else high)
+        return Memory(beats=simple if simple and expected(simple) == expected(high) else high)
 
     def _now(self, code):
         """Cycles that ``code`` took."""
