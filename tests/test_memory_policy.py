@@ -177,7 +177,7 @@ def test_the_plan_shows_decisions_and_why():
     assert "compress" in text and "bytes less" in text
     text = plan("--far-bandwidth", "0.01", "--stash", "mask+bfp(3)/64")
     assert text.count(" compress + offload ") == 1 and text.count(" compress ") == 3
-    assert "256 bytes less, 224 bytes, 658 cycles each way" in text and "hidden" in text
+    assert "256 bytes less, 224 bytes, 700 cycles each way" in text and "hidden" in text
     text = plan("--recompute", "optimal")
     assert "computed again in backward: stages" in text
     text = plan("--memory-policy", "offload")
