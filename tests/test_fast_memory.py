@@ -255,6 +255,9 @@ def test_what_cannot_be_is_refused():
         trained(deep, 8, 8, 8, fast_memory=50)
     with pytest.raises(ConfigError, match="recompute=2 keeps up to"):
         trained(deep, 8, 8, 8, fast_memory=gm.FastMemory("20%", recompute=2))
+    with pytest.raises(ConfigError, match="recompute=2 with a stash format"):
+        trained(deep, 8, 8, 8, config=BOTH, fast_memory=gm.FastMemory("80%", recompute=2),
+                stash=gm.Stash("mx9"))
     with pytest.raises(ConfigError, match="hidden activations 1 to 6"):
         trained(deep, 8, 8, 8, fast_memory=gm.FastMemory("50%", recompute=(9,)))
     with pytest.raises(ConfigError, match="no hidden activation has to wait"):

@@ -15,7 +15,7 @@ from gradmill.timeline import Span, Work, record
 from gradmill.unit_times import Memory, product_cycles
 from gradmill_hw.config import NANO, SIM, ConfigError
 from gradmill_hw.isa import Opcode, Queue
-from gradmill_hw.regs import ARGUMENTS, COUNTERS, Tier
+from gradmill_hw.regs import ARGUMENTS, COUNTERS
 from gradmill_hw.sequencer_model import commands
 
 
@@ -273,61 +273,6 @@ def test_what_cannot_be_combined(options):
     with gm.open("emulator", SIM.replace(tiles=2, stash=True)) as device, \
             pytest.raises(ValueError, match=f"{name}="):
         trainer(device, (8, 8, 8), 8, 4, layer_to_layer=True, **options)
-
-
-# When far memory fails ----------------------------------------------------------------------------
-
-def refuse(device, region, *, writes):
-    """Let far memory fail for ``region``: the bus, or, where there is none, the windows of far
-    memory. Returns what repairs it."""
-    first, end = region.address, region.address + region.nbytes
-    if hasattr(device, "inject"):
-        from gradmill.verilator.backend import Fault
-        device.inject(Fault(Tier.FAR, first, end - 1, writes=writes))
-        return device.clear_faults
-    grant(device, 1, end, device.size(Tier.FAR))
-    grant(device, 2, first, end, read=int(writes))
-    grant(device, 0, 0, first)
-    return lambda: grant(device, 0, 0, device.size(Tier.FAR))
-
-
-def grant(device, number, base, limit, read=1):
-    name = f"far_window{number}"
-    device.write_pair(f"{name}_base", base)
-    device.write_pair(f"{name}_limit", limit)
-    device.write_register(f"{name}_control", read=read, write=int(number != 2))
-
-
-@pytest.mark.parametrize("backend", [
-    "emulator", pytest.param("verilator", marks=pytest.mark.rtl)])
-@pytest.mark.parametrize("writes", [False, True])
-def test_a_failing_far_memory_stops_at_a_boundary_and_nothing_is_lost(backend, writes, tmp_path):
-    widths, size, sub, count = (32,) * 9, 16, 8, 48
-    x, y = samples(widths, count)
-    expected = result(LARGE, widths, size, sub, count, epochs=2)[0]
-    with gm.open(backend, SMALL, near_bytes=1 << 21, far_bytes=1 << 21) as device:
-        made, repair = trainer(device, widths, size, sub, layer_to_layer=True), []
-
-        def fail(running, batch, batches):
-            if (running.epoch, batch) == (1, 0):
-                region = made._lowering.regions[1]["weight"]  # those above have been updated
-                repair.append(refuse(device, region, writes=writes))
-
-        with pytest.raises(gm.FarMemoryError, match="training stopped") as stopped:
-            made.fit(x, y, epochs=2, checkpoint=tmp_path / "kept", on_step=fail)
-        assert stopped.value.far
-        assert stopped.value.queue is (Queue.STORE if writes else Queue.LOAD)
-        assert (made.epoch, made.step) == (1, 1)
-        repair[0]()
-        made.resume(x, y)
-        found = made.model.state_dict()
-    with gm.open("emulator", SMALL) as device:
-        again = gm.Trainer.load(tmp_path / "kept", device, layer_to_layer=True)
-        assert (again.epoch, again.step) == (1, 1)
-        again.resume(x, y)
-    for name, values in expected.items():
-        assert found[name].tobytes() == values.tobytes(), name
-        assert again.model.state_dict()[name].tobytes() == values.tobytes(), name
 
 
 # On the RTL --------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """Master weights and momentum between a model and the memories of a device."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from gradmill_hw.isa import Class
 
+from .errors import DeviceError, FarMemoryError
 from .lowering.layout import parameter_regions
 
 
@@ -36,6 +39,8 @@ class Parameters:
 
     def __init__(self, model, device, momentum, regions=None):
         self._model, self._device = model, device
+        self._latest = {}  # region -> what is there since parameters were written or trained
+        self._held = {}    # region -> what belongs there, while far memory does not take it
         self.regions = regions or {s: parameter_regions(
             stage, device.config, momentum,
             lambda name, nbytes, s=s: device.heap.allocate(nbytes, f"{name} {s}"))
@@ -92,8 +97,44 @@ class Parameters:
 
     def read(self, region, shape, cls):
         """What stands in ``region``, an array of ``shape``; ``cls`` is the class of its bytes."""
-        raw = self._device.read_memory(region.tier, region.address, region.nbytes, cls=cls)
-        return region.unpack(raw).reshape(shape)
+        return region.unpack(self._read_raw(region, cls)).reshape(shape)
+
+    @contextmanager
+    def kept(self, *, change):
+        """If far memory fails within, parameters and momentum are those before, which the host
+        holds until :meth:`put_back`, and no on-chip memory is taken to be loaded. ``change``:
+        whether what happens within changes them."""
+        try:
+            yield
+        except DeviceError as error:
+            if not error.far:
+                raise
+            self._held = dict(self._latest)
+            self._device.reset()
+            self._device.claim(None)
+            raise FarMemoryError(
+                f"far memory failed, and training stopped; parameters and position are those "
+                f"before it: go on with Trainer.resume once the memory works, or from the "
+                f"checkpoint on another device or without far memory. {error}",
+                error=error.error, tile=error.tile, queue=error.queue,
+                instruction=error.instruction, address=error.address, far=True) from error
+        if change:
+            self._latest = {region: self._read_raw(region, Class.WEIGHT)
+                            for region in self._latest}
+
+    def put_back(self):
+        """What the host holds goes back to the memories."""
+        for region, raw in self._held.items():
+            self._device.write_memory(region.tier, region.address, raw, cls=Class.WEIGHT)
+        self._held = {}
+
+    def _read_raw(self, region, cls):
+        if region in self._held:
+            return self._held[region]
+        return self._device.read_memory(region.tier, region.address, region.nbytes, cls=cls)
 
     def _write(self, region, values, cls):
-        self._device.write_memory(region.tier, region.address, region.pack(values), cls=cls)
+        raw = region.pack(values)
+        self._device.write_memory(region.tier, region.address, raw, cls=cls)
+        self._latest[region] = raw
+        self._held.pop(region, None)

@@ -1,7 +1,7 @@
 """Training with virtual minibatches: the host feeds data and rings the doorbell."""
 
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from .lowering.layout import blocks, pack_batches, place_region, unpack_batches
 from .lowering.optimizer import scalar_values
 from .lowering.pipeline import RANDOM_STEP
 from .memory import FastMemory
-from .memory.activations import activation_memory, boundary, record
+from .memory.activations import activation_memory, record
 from .nn import MSE, CrossEntropy
 from .planning import lower, one_tile, plan
 from .program_store import ProgramStore
@@ -162,6 +162,7 @@ class Trainer:
         """Run the programs called ``key``, which are compiled at their first use."""
         stash = self.stashing.current or self.stash
         self.device.write_tables(stash.tables if isinstance(stash, Stash) else ())
+        self._parameters.put_back()
         with self._boundary(key[0]):
             scalars = self._scalars()
             owner, startup = self._parameters.startup(key[0], self._lowering)
@@ -176,9 +177,10 @@ class Trainer:
                                    step=step)
 
     def _boundary(self, kind):
-        """Where training stops if far memory fails."""
-        far = self.layer_to_layer or (self.memory is not None and self.memory.excess != 0)
-        return boundary(self.device, self._regions) if kind == "train" and far else nullcontext()
+        """Where a run with programs of this ``kind`` stops if far memory fails."""
+        spills = self.memory is not None and self.memory.excess != 0
+        far = self.layer_to_layer or (kind == "train" and spills)
+        return self._parameters.kept(change=kind == "train") if far else nullcontext()
 
     @property
     def _unknown(self):
@@ -251,18 +253,19 @@ class Trainer:
         self._target, self._data = target, data
         while self.epoch < self._target:
             self.stashing.begin(self, x, y, shuffle)
-            for batch, loss in self._saved(checkpoint, self._train_epoch(x, y, shuffle, self.step,
-                                                                         every)):
-                self._losses.append(loss)
-                self.step = batch + 1
-                self.stashing.trained(batch, batches, self._number(len(x), batch + 1), *loss)
-                if on_step is not None:
-                    on_step(self, batch, batches)
-                if self.step == batches:
-                    self._end_epoch(x, validation_data)
-                    self.stashing.validated(self._number(len(x), 0), self.history.validation)
-                if checkpoint is not None and ((batch + 1) % every == 0 or batch + 1 == batches):
-                    self.save(checkpoint)
+            with self._saved(checkpoint):
+                for batch, loss in self._train_epoch(x, y, shuffle, self.step, every):
+                    self._losses.append(loss)
+                    self.step = batch + 1
+                    self.stashing.trained(batch, batches, self._number(len(x), batch + 1), *loss)
+                    if on_step is not None:
+                        on_step(self, batch, batches)
+                    if checkpoint is not None and self.step % every == 0 and self.step < batches:
+                        self.save(checkpoint)
+                self._end_epoch(x, validation_data)
+            self.stashing.validated(self._number(len(x), 0), self.history.validation)
+            if checkpoint is not None:
+                self.save(checkpoint)
         self._parameters.download()
         return self.history
 
@@ -270,10 +273,11 @@ class Trainer:
         """Number of ``batch`` of this epoch among all virtual minibatches."""
         return self.epoch * -(-samples // self.virtual_minibatch) + batch
 
-    def _saved(self, checkpoint, batches):
-        """``batches``, and a checkpoint if far memory fails in one of them."""
+    @contextmanager
+    def _saved(self, checkpoint):
+        """A checkpoint if far memory fails within."""
         try:
-            yield from batches
+            yield
         except FarMemoryError:
             self._parameters.download()
             if checkpoint is not None:
@@ -288,9 +292,10 @@ class Trainer:
                           f"the samples, whose largest magnitude is {np.abs(x).max():.3g}",
                           RuntimeWarning, stacklevel=4)
         samples = sum(n for n, _ in self._losses)
+        found = None if validation_data is None else self.evaluate(*validation_data)
         self.history.train_loss.append(sum(n * loss for n, loss in self._losses) / samples)
-        if validation_data is not None:
-            self.history.validation.append(self.evaluate(*validation_data))
+        if found is not None:
+            self.history.validation.append(found)
         self.epoch, self.step, self._losses = self.epoch + 1, 0, []
 
     def _train_epoch(self, x, y, shuffle, first, every):

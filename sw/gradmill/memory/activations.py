@@ -1,7 +1,5 @@
 """Fast and far memory for the activations of one network on one device."""
 
-from contextlib import contextmanager
-
 import numpy as np
 
 from gradmill_hw.config import ConfigError
@@ -9,7 +7,6 @@ from gradmill_hw.isa import Class
 from gradmill_hw.regs import Tier
 
 from ..cycle_model import predict
-from ..errors import DeviceError, FarMemoryError
 from ..lowering.layout import blocks
 from ..lowering.passing import POISON, ActivationMemory, runs_of
 from ..lowering.recorder import Recorder
@@ -19,7 +16,7 @@ from .pools import Pools
 from .recompute import again, every, optimal, store_all, stored_at
 
 
-__all__ = ["activation_memory", "boundary", "foresee", "record"]
+__all__ = ["activation_memory", "foresee", "record"]
 
 
 def activation_memory(options, stash, lowering, device):
@@ -40,6 +37,11 @@ def activation_memory(options, stash, lowering, device):
     if not waiting:
         raise ConfigError("fast_memory: no hidden activation has to wait for backward while others "
                           "are computed; give the network more layers, or leave fast_memory out")
+    if options.recompute is not None and any(s in formats for s in waiting):
+        raise ConfigError(f"recompute={options.recompute!r} with a stash format: what is computed "
+                          "again from coded activations has other bits than what forward had; "
+                          "leave one of them out, or use policy='chosen', which computes again "
+                          "from activations that are stored as they are only")
     runs = {s: runs_of(buffers.x[0][s], lowering.sub, config, formats.get(s)) for s in waiting}
     place = max(runs_of(buffers.x[0][s], m, config, formats.get(s)).nbytes
                 for s in runs for m in range(1, lowering.sub + 1))
@@ -227,27 +229,3 @@ def _overlap(lowering, size, regions, result):
     (program,) = lowering.train(size, 1, (0, 0), regions, result)
     whole = predict([program], lowering.config).cycles / len(lowering.batch("train", size).rows)
     return min(1.0, whole / sum([*manager.forward.values(), *manager.backward.values()]))
-
-
-@contextmanager
-def boundary(device, regions):
-    """If far memory fails within, the device is as before: ``regions`` hold what they held, and no
-    on-chip memory is taken to be loaded."""
-    kept = [(region, device.read_memory(region.tier, region.address, region.nbytes,
-                                        cls=Class.WEIGHT))
-            for stage in regions.values() for region in stage.values()]
-    try:
-        yield
-    except DeviceError as error:
-        if not error.far:
-            raise
-        device.reset()
-        device.claim(None)
-        for region, raw in kept:
-            device.write_memory(region.tier, region.address, raw, cls=Class.WEIGHT)
-        raise FarMemoryError(
-            f"far memory failed, and training stopped; parameters and position are those before "
-            f"it: go on with Trainer.resume once the memory works, or from the checkpoint on "
-            f"another device or without far memory. {error}",
-            error=error.error, tile=error.tile, queue=error.queue,
-            instruction=error.instruction, address=error.address, far=True) from error
