@@ -9,6 +9,7 @@ from gradmill_hw.isa import Queue
 from gradmill_hw.regs import Tier
 from tests.test_layer_to_layer import LARGE, SMALL, result, samples, trainer
 
+
 def refuse(device, region, *, writes):
     """Let far memory fail for ``region``: the bus, or, where there is none, the windows of far
     memory. Returns what repairs it."""
@@ -92,7 +93,7 @@ def test_far_memory_may_fail_in_validation_too(tmp_path, monkeypatch):
                 repair.append(refuse(device, region, writes=False))
                 silence(device, monkeypatch)
 
-        with pytest.raises(gm.FarMemoryError, match="training stopped"):
+        with pytest.raises(gm.FarMemoryError, match="prediction stopped"):
             made.fit(x, y, epochs=2, checkpoint=tmp_path / "kept", on_step=fail, **data)
         assert (made.epoch, made.step) == (0, 3)
         repair[0]()

@@ -45,5 +45,6 @@ class DeviceError(GradmillError):
 
 
 class FarMemoryError(DeviceError):
-    """Far memory failed in training. Parameters, momentum and position are those of the boundary
-    before the virtual minibatches of that start, so that training can go on."""
+    """Far memory failed. Parameters, momentum and position are those of the boundary before the
+    virtual minibatches of that start, or of the end of the epoch if it was validated, so that
+    training can go on."""

@@ -39,8 +39,8 @@ class Parameters:
 
     def __init__(self, model, device, momentum, regions=None):
         self._model, self._device = model, device
-        self._latest = {}  # region -> what is there since parameters were written or trained
-        self._held = {}    # region -> what belongs there, while far memory does not take it
+        self._kept = {}     # region -> what :meth:`kept` has seen there since :meth:`upload`
+        self._away = False  # far memory has failed: that is what counts
         self.regions = regions or {s: parameter_regions(
             stage, device.config, momentum,
             lambda name, nbytes, s=s: device.heap.allocate(nbytes, f"{name} {s}"))
@@ -83,6 +83,7 @@ class Parameters:
             if velocity is not None:
                 values = np.zeros(shape, np.float32) if momentum is None else momentum[key]
                 self._write(velocity, values, Class.OPTIMIZER)
+        self._kept, self._away = {}, False
         self._device.claim(None)
 
     def download(self):
@@ -103,38 +104,42 @@ class Parameters:
     def kept(self, *, change):
         """If far memory fails within, parameters and momentum are those before, which the host
         holds until :meth:`put_back`, and no on-chip memory is taken to be loaded. ``change``:
-        whether what happens within changes them."""
+        whether what happens within is training, which changes them."""
+        if not self._kept:
+            self._kept = self._contents()
         try:
             yield
+            if change:
+                self._kept = self._contents()
         except DeviceError as error:
             if not error.far:
                 raise
-            self._held = dict(self._latest)
+            self._away = True
             self._device.reset()
             self._device.claim(None)
             raise FarMemoryError(
-                f"far memory failed, and training stopped; parameters and position are those "
-                f"before it: go on with Trainer.resume once the memory works, or from the "
-                f"checkpoint on another device or without far memory. {error}",
-                error=error.error, tile=error.tile, queue=error.queue,
+                f"far memory failed, and {'training' if change else 'prediction'} stopped; "
+                f"parameters and position are those before it: go on with Trainer.resume once the "
+                f"memory works, or from the checkpoint on another device or without far memory. "
+                f"{error}", error=error.error, tile=error.tile, queue=error.queue,
                 instruction=error.instruction, address=error.address, far=True) from error
-        if change:
-            self._latest = {region: self._read_raw(region, Class.WEIGHT)
-                            for region in self._latest}
 
     def put_back(self):
         """What the host holds goes back to the memories."""
-        for region, raw in self._held.items():
-            self._device.write_memory(region.tier, region.address, raw, cls=Class.WEIGHT)
-        self._held = {}
+        if self._away:
+            for region, raw in self._kept.items():
+                self._device.write_memory(region.tier, region.address, raw, cls=Class.WEIGHT)
+            self._away = False
+
+    def _contents(self):
+        """Raw bytes of each region."""
+        return {region: self._read_raw(region, Class.WEIGHT)
+                for stage in self.regions.values() for region in stage.values()}
 
     def _read_raw(self, region, cls):
-        if region in self._held:
-            return self._held[region]
+        if self._away:
+            return self._kept[region]
         return self._device.read_memory(region.tier, region.address, region.nbytes, cls=cls)
 
     def _write(self, region, values, cls):
-        raw = region.pack(values)
-        self._device.write_memory(region.tier, region.address, raw, cls=cls)
-        self._latest[region] = raw
-        self._held.pop(region, None)
+        self._device.write_memory(region.tier, region.address, region.pack(values), cls=cls)

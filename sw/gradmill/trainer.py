@@ -178,9 +178,10 @@ class Trainer:
 
     def _boundary(self, kind):
         """Where a run with programs of this ``kind`` stops if far memory fails."""
-        spills = self.memory is not None and self.memory.excess != 0
-        far = self.layer_to_layer or (kind == "train" and spills)
-        return self._parameters.kept(change=kind == "train") if far else nullcontext()
+        trains = kind == "train"
+        if self.layer_to_layer or (trains and self.memory is not None):
+            return self._parameters.kept(change=trains)
+        return nullcontext()
 
     @property
     def _unknown(self):
@@ -291,11 +292,11 @@ class Trainer:
                           f"({', '.join(sorted(overflows))}): lower the learning rate, or scale "
                           f"the samples, whose largest magnitude is {np.abs(x).max():.3g}",
                           RuntimeWarning, stacklevel=4)
+        # What can fail comes first, so that an epoch that is ended again has the same history.
+        found = [] if validation_data is None else [self.evaluate(*validation_data)]
         samples = sum(n for n, _ in self._losses)
-        found = None if validation_data is None else self.evaluate(*validation_data)
         self.history.train_loss.append(sum(n * loss for n, loss in self._losses) / samples)
-        if found is not None:
-            self.history.validation.append(found)
+        self.history.validation += found
         self.epoch, self.step, self._losses = self.epoch + 1, 0, []
 
     def _train_epoch(self, x, y, shuffle, first, every):
